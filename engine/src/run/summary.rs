@@ -1,0 +1,42 @@
+//! The numbers a run ends with.
+
+use serde::{Deserialize, Serialize};
+
+/// The content of `summary.json`. Losses are means per supervised token, in nats.
+///
+/// ```
+/// use temper_engine::run::Summary;
+///
+/// let summary = Summary { first_loss: 2.5, last_loss: 0.5, steps: 40, ..Summary::default() };
+/// assert!(serde_json::to_string(&summary)?.contains("\"last_loss\":0.5"));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Training loss of the first step.
+    pub first_loss: f64,
+    /// Training loss of the last step.
+    pub last_loss: f64,
+    /// Loss on held-out data after the last step.
+    pub eval_loss: Option<f64>,
+    /// Loss on held-out data before the first step.
+    pub eval_loss_before: Option<f64>,
+    /// Training speed over the whole run, without evaluation and saving.
+    pub tokens_per_second: f64,
+    /// Most memory held at once: of the device where it reports it, else of the process.
+    pub peak_memory_bytes: u64,
+    /// Optimizer steps done.
+    pub steps: u64,
+    /// Parameters that received updates.
+    pub trainable_parameters: u64,
+    /// All parameters, frozen ones included.
+    pub total_parameters: u64,
+    /// Training tokens consumed.
+    pub tokens: u64,
+    /// Steps whose update was skipped because a loss or gradient was not finite.
+    pub skipped_steps: u64,
+    /// The step this run resumed from, if it did.
+    pub resumed_from: Option<u64>,
+    /// Wall time of this process.
+    pub seconds: f64,
+}
