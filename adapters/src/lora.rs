@@ -1,0 +1,148 @@
+//! Low-rank adaptation (LoRA, arXiv 2106.09685), with rsLoRA scaling (arXiv 2312.03732) and DoRA (arXiv 2402.09353).
+//!
+//! Shapes: N rows, d input width, o output width, r rank.
+
+use burn::tensor::{DType, Tensor, TensorData};
+
+use crate::ops::linear;
+use crate::{Param, RandomSource};
+
+/// What one LoRA layer needs to know.
+#[derive(Clone, Debug)]
+pub struct LoraSpec {
+    /// Rank r.
+    pub rank: usize,
+    /// Factor of the update: `alpha / r`, or `alpha / √r` with rsLoRA.
+    pub scaling: f64,
+    /// Share of the inputs of A dropped in training.
+    pub dropout: f32,
+    /// DoRA: learn the norm of each output row apart.
+    pub dora: bool,
+}
+
+/// The trained low-rank update of one layer: `W' = W + s B A`.
+///
+/// # Examples
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+/// use temper_adapters::{Lora, LoraSpec, RandomSource};
+///
+/// let random = RandomSource::new(|_| ChaCha8Rng::seed_from_u64(0));
+/// let spec = LoraSpec { rank: 2, scaling: 1.0, dropout: 0.0, dora: false };
+/// let weight = Tensor::<2>::ones([3, 4], &Device::flex());
+/// let lora = Lora::initial("fc1", &weight, spec, &random);
+/// assert_eq!(lora.parameters()[0].shape(), [2, 4]);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Lora {
+    a: Param,
+    b: Param,
+    magnitude: Option<Param>,
+    spec: LoraSpec,
+    dropout_source: Option<RandomSource>,
+}
+
+impl Lora {
+    /// PEFT's start: A uniform in ±1/√d (Kaiming with a = √5), B zero, DoRA's magnitude the norms of the rows of `weight: [o, d]`.
+    pub fn initial(module: &str, weight: &Tensor<2>, spec: LoraSpec, random: &RandomSource) -> Self {
+        let [out, width] = weight.dims();
+        let device = weight.device();
+        let tensor = |values: Vec<f32>| {
+            let n = values.len();
+            Tensor::<1>::from_data(TensorData::new(values, [n]), &device)
+        };
+        let name = |slot: &str| format!("base_model.model.{module}.{slot}");
+        let a = random.uniform(module, spec.rank * width, 1.0 / (width as f32).sqrt());
+        let magnitude = spec.dora.then(|| {
+            let norm = row_norm(weight.clone().cast(DType::F32)).reshape([out]);
+            Param::new(name("lora_magnitude_vector"), &[out], norm)
+        });
+        Self {
+            a: Param::new(name("lora_A.weight"), &[spec.rank, width], tensor(a)),
+            b: Param::new(name("lora_B.weight"), &[out, spec.rank], tensor(vec![0.0; out * spec.rank])),
+            magnitude,
+            spec,
+            dropout_source: None,
+        }
+    }
+
+    /// A, B and, for DoRA, the magnitude.
+    pub fn parameters(&self) -> Vec<&Param> {
+        [&self.a, &self.b].into_iter().chain(&self.magnitude).collect()
+    }
+
+    /// The same, to train or load them.
+    pub fn parameters_mut(&mut self) -> Vec<&mut Param> {
+        [&mut self.a, &mut self.b].into_iter().chain(&mut self.magnitude).collect()
+    }
+
+    /// The layer's settings.
+    pub fn spec(&self) -> &LoraSpec {
+        &self.spec
+    }
+
+    /// Where dropout masks come from; `None` turns dropout off (evaluation).
+    pub fn set_dropout(&mut self, source: Option<RandomSource>) {
+        self.dropout_source = source;
+    }
+
+    /// `s B A x`, or with DoRA what must be added to the base product `base = x Wᵀ`.
+    ///
+    /// DoRA: `m/‖W + sBA‖ · (W + sBA) x`, the norm taken as a constant in the backward pass (DoRA §4.3).
+    pub fn forward(&self, x: Tensor<2>, base: Tensor<2>, weight: &Tensor<2>) -> Tensor<2> {
+        let dtype = x.dtype();
+        let [rows, width] = x.dims();
+        let dropped = match &self.dropout_source {
+            Some(source) if self.spec.dropout > 0.0 => {
+                let device = plain(&x).device();
+                let mask = source.dropout_mask(self.a.name(), rows * width, self.spec.dropout, &device);
+                x * mask.reshape([rows, width]).cast(dtype)
+            }
+            _ => x,
+        };
+        let low = linear(dropped, &self.a.get_as(dtype));
+        let update = linear(low, &self.b.get_as(dtype)).mul_scalar(self.spec.scaling);
+        match &self.magnitude {
+            None => base + update,
+            Some(magnitude) => {
+                let out = magnitude.numel();
+                let norm = row_norm(plain(&self.sum(weight.clone()))).reshape([1, out]);
+                let scale = (magnitude.get::<1>().reshape([1, out]) / norm).cast(dtype);
+                (base + update) * scale
+            }
+        }
+    }
+
+    fn sum(&self, weight: Tensor<2>) -> Tensor<2> {
+        let update = self.b.get::<2>().matmul(self.a.get()).mul_scalar(self.spec.scaling);
+        weight.cast(update.dtype()) + update
+    }
+
+    /// The weight `[o, d]` in f32 that computes without the adapter what `weight` computes with it.
+    pub fn merge(&self, weight: Tensor<2>) -> Tensor<2> {
+        let sum = self.sum(weight);
+        match &self.magnitude {
+            None => sum,
+            Some(magnitude) => {
+                let norm = row_norm(plain(&sum));
+                sum * (magnitude.get::<1>().reshape([magnitude.numel(), 1]) / norm)
+            }
+        }
+    }
+
+    /// Undoes [`Self::merge`] of plain LoRA. `None` for DoRA: its row norms are gone after a merge.
+    pub fn unmerge(&self, weight: Tensor<2>) -> Option<Tensor<2>> {
+        let update = self.b.get::<2>().matmul(self.a.get()).mul_scalar(self.spec.scaling);
+        self.magnitude.is_none().then(|| weight - plain(&update))
+    }
+}
+
+/// The Euclidean norm of each row: `[o, d]` to `[o, 1]`.
+fn row_norm(weight: Tensor<2>) -> Tensor<2> {
+    weight.square().sum_dim(1).sqrt()
+}
+
+fn plain(tensor: &Tensor<2>) -> Tensor<2> {
+    if tensor.is_autodiff() { tensor.clone().inner() } else { tensor.clone() }
+}

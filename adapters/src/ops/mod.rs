@@ -1,0 +1,14 @@
+//! The kernels of the hot path: hand-written gradients, and host loops where they are faster than composed operations.
+
+mod gemm;
+mod grad;
+mod host;
+mod linear;
+mod rotate;
+pub mod simd;
+
+pub use gemm::{Matrix, MatrixMut, matmul_into};
+pub use grad::{Erased, GraphInput, InputGradients, erase, with_gradient};
+pub use host::HostView;
+pub use linear::linear;
+pub use rotate::rotate;
