@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use safetensors::{Dtype, SafeTensorError};
 
+use super::near::hint_list;
+
 /// Why weights could not be read or written.
 ///
 /// Each variant carries the file and, where one is involved, the tensor; the message says what was
@@ -192,7 +194,7 @@ pub enum WeightsError {
         problems: Vec<IndexProblem>,
     },
     /// A tensor that is needed is not there.
-    #[error("tensor `{tensor}` is not in `{}`{}", file.display(), hint(near))]
+    #[error("tensor `{tensor}` is not in `{}`{}", file.display(), hint_list(near))]
     MissingTensor {
         /// The file or directory searched.
         file: PathBuf,
@@ -332,15 +334,6 @@ fn list(problems: &[IndexProblem]) -> String {
         format!("; and {rest} more")
     };
     format!("{}{more}", shown.join("; "))
-}
-
-/// ` (did you mean …?)`, or nothing.
-pub(crate) fn hint(near: &[String]) -> String {
-    if near.is_empty() {
-        return String::new();
-    }
-    let names: Vec<String> = near.iter().map(|name| format!("`{name}`")).collect();
-    format!("; the nearest names are {}", names.join(", "))
 }
 
 impl WeightsError {

@@ -23,6 +23,7 @@ mod write;
 pub use checkpoint::{Checkpoint, NameReport, TensorInfo};
 pub use error::{IndexProblem, WeightsError};
 pub use host::HostTensor;
+pub(crate) use index::read_limited;
 pub use model_writer::{SaveModel, save_model};
 pub use safetensors::Dtype;
 pub use shard_plan::TensorSpec;

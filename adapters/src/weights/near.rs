@@ -36,6 +36,15 @@ fn distance(left: &str, right: &str) -> usize {
     row[right.len()]
 }
 
+/// The tail of a message that offers `near` names; nothing when there are none.
+pub(crate) fn hint_list(near: &[String]) -> String {
+    if near.is_empty() {
+        return String::new();
+    }
+    let names: Vec<String> = near.iter().map(|name| format!("`{name}`")).collect();
+    format!("; the nearest names are {}", names.join(", "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
