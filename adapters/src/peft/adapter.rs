@@ -58,7 +58,8 @@ impl AdapterFile {
     /// Whatever [`AdapterConfig::validate`] finds, and [`PeftError::Keys`] with every tensor that
     /// the configuration does not allow.
     pub fn new(config: AdapterConfig, tensors: Vec<AdapterTensor>) -> Result<Self, PeftError> {
-        Self::checked(config, tensors, Vec::new(), Path::new(TENSORS))
+        let problems = unreadable(&config, &tensors)?;
+        Self::checked(config, tensors, problems, Path::new(TENSORS))
     }
 
     /// Reads the adapter in `directory`, strictly: every tensor must have a known name, a dtype of
@@ -195,6 +196,24 @@ impl AdapterFile {
             problems,
         })
     }
+}
+
+/// Tensors that would be written under a key that does not read back as the same parameter.
+fn unreadable(
+    config: &AdapterConfig,
+    tensors: &[AdapterTensor],
+) -> Result<Vec<KeyProblem>, PeftError> {
+    let (common, matcher) = (config.common(), Matcher::new(config.common())?);
+    let mut problems = Vec::new();
+    for AdapterTensor { module, slot, .. } in tensors {
+        let key = keys::key(module, slot, false);
+        match keys::parse(&key, common, &matcher) {
+            Ok(parsed) if (&parsed.module, &parsed.slot) == (module, slot) => {}
+            Ok(_) => problems.push(KeyProblem::NotCovered { key }),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    Ok(problems)
 }
 
 fn read_tensors(

@@ -144,7 +144,9 @@ impl AdapterFile {
                 if names.is_empty() {
                     expect("weight", None);
                 }
-                names.into_iter().for_each(|name| expect(name, None));
+                for name in names {
+                    expect(name, None);
+                }
                 return;
             }
         };

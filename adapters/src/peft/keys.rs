@@ -44,9 +44,8 @@ impl Slot {
 pub(crate) fn key(module: &str, slot: &Slot, wrapped: bool) -> String {
     let tail = match slot {
         Slot::OftR | Slot::LoraA | Slot::LoraB => format!("{}.weight", slot.name()),
-        Slot::LoraMagnitude => slot.name().to_owned(),
         Slot::Bias if wrapped => "base_layer.bias".to_owned(),
-        Slot::Bias | Slot::Saved(_) => slot.name().to_owned(),
+        Slot::LoraMagnitude | Slot::Bias | Slot::Saved(_) => slot.name().to_owned(),
     };
     format!("{PREFIX}{module}.{tail}")
 }
@@ -73,35 +72,50 @@ pub(crate) fn parse(
     let parts: Vec<&str> = path.split('.').collect();
     if let Some(at) = parts.iter().rposition(|part| parameter(part).is_some()) {
         let module = parts[..at].join(".");
-        let (slot, tail) = (parameter(parts[at]), &parts[at + 1..]);
-        return match (slot, tail) {
-            (Some(Err(what)), _) => Err(KeyProblem::Unsupported { key: owned(), what }),
-            (Some(Ok(_)), [.., "bias"]) => Err(KeyProblem::Unsupported {
-                key: owned(),
-                what: "a LoRA bias, not supported yet",
-            }),
-            (Some(Ok(slot)), ["weight"]) => Ok(Parsed {
-                module,
-                slot,
-                adapter: None,
-            }),
-            (Some(Ok(slot @ Slot::LoraMagnitude)), []) => Ok(Parsed {
-                module,
-                slot,
-                adapter: None,
-            }),
-            (Some(Ok(slot @ Slot::LoraMagnitude)), [name]) | (Some(Ok(slot)), [name, "weight"]) => {
-                Ok(Parsed {
-                    module,
-                    slot,
-                    adapter: Some((*name).to_owned()),
-                })
-            }
-            _ => Err(KeyProblem::NotCovered { key: owned() }),
-        };
+        return adapter_parameter(key, module, parts[at], &parts[at + 1..]);
     }
     plain_parameter(path, &parts, common, matcher)
         .ok_or_else(|| KeyProblem::NotCovered { key: owned() })
+}
+
+/// A parameter of the adapter itself; `tail` is what follows its name in the key.
+fn adapter_parameter(
+    key: &str,
+    module: String,
+    name: &str,
+    tail: &[&str],
+) -> Result<Parsed, KeyProblem> {
+    let unsupported = |what| {
+        Err(KeyProblem::Unsupported {
+            key: key.to_owned(),
+            what,
+        })
+    };
+    let slot = match parameter(name) {
+        Some(Ok(slot)) if !module.is_empty() => slot,
+        Some(Err(what)) => return unsupported(what),
+        _ => {
+            return Err(KeyProblem::NotCovered {
+                key: key.to_owned(),
+            });
+        }
+    };
+    // The magnitude is stored without `.weight`, except by tools that treat it like the others.
+    let adapter = match (&slot, tail) {
+        (_, [.., "bias"]) => return unsupported("a LoRA bias, not supported yet"),
+        (_, ["weight"]) | (Slot::LoraMagnitude, []) => None,
+        (_, [adapter, "weight"]) | (Slot::LoraMagnitude, [adapter]) => Some((*adapter).to_owned()),
+        _ => {
+            return Err(KeyProblem::NotCovered {
+                key: key.to_owned(),
+            });
+        }
+    };
+    Ok(Parsed {
+        module,
+        slot,
+        adapter,
+    })
 }
 
 /// A parameter of the base model: a bias, or part of a module stored whole.
@@ -125,6 +139,9 @@ fn plain_parameter(
         slot,
         adapter: None,
     };
+    if module.is_empty() {
+        return None;
+    }
     if matcher.saves(module) {
         return Some(parsed(module, Slot::Saved(name.to_owned())));
     }

@@ -193,10 +193,8 @@ fn compile(written: &str, expression: &str) -> Result<Regex, PeftError> {
 mod tests {
     use super::*;
 
-    fn names(list: &[&str]) -> Option<ModulePattern> {
-        Some(ModulePattern::Names(
-            list.iter().map(|name| (*name).to_owned()).collect(),
-        ))
+    fn names(list: &[&str]) -> ModulePattern {
+        ModulePattern::Names(list.iter().map(|name| (*name).to_owned()).collect())
     }
 
     fn targets(common: &Common, module: &str) -> bool {
@@ -206,7 +204,7 @@ mod tests {
     #[test]
     fn listed_name_matches_itself_and_as_last_parts() {
         let common = Common {
-            target_modules: names(&["attn.q", "conv"]),
+            target_modules: Some(names(&["attn.q", "conv"])),
             ..Common::default()
         };
         for yes in ["attn.q", "layers.0.attn.q", "conv", "a.conv"] {
@@ -231,8 +229,8 @@ mod tests {
     #[test]
     fn exclusion_and_saved_modules_win() {
         let common = Common {
-            target_modules: names(&["q"]),
-            exclude_modules: names(&["0.q"]),
+            target_modules: Some(names(&["q"])),
+            exclude_modules: Some(names(&["0.q"])),
             modules_to_save: Some(vec!["head".to_owned()]),
             ..Common::default()
         };
@@ -245,7 +243,7 @@ mod tests {
     #[test]
     fn layer_number_is_the_first_one_and_full_names_ignore_it() {
         let common = Common {
-            target_modules: names(&["q", "model.layers.9.q"]),
+            target_modules: Some(names(&["q", "model.layers.9.q"])),
             layers_to_transform: Some(Layers::Many(vec![1, 3])),
             ..Common::default()
         };
@@ -265,7 +263,7 @@ mod tests {
     #[test]
     fn empty_layer_list_means_all_layers() {
         let common = Common {
-            target_modules: names(&["q"]),
+            target_modules: Some(names(&["q"])),
             layers_to_transform: Some(Layers::Many(Vec::new())),
             ..Common::default()
         };

@@ -31,6 +31,10 @@ use super::{PeftError, adjust_block_size};
 /// # Ok::<(), temper_adapters::peft::PeftError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "the keys of the file, one by one"
+)]
 pub struct OftConfig {
     /// Options shared by all methods.
     pub common: Common,

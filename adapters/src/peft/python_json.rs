@@ -3,6 +3,8 @@
 //! Differences from other writers that show in files: keys sorted at every level, everything
 //! outside ASCII escaped, floats in Python's shortest form (`6e-05`, `0.0`).
 
+use std::fmt::Write;
+
 use serde_json::{Number, Value};
 
 /// The text of `value`, without a final newline.
@@ -95,7 +97,7 @@ fn write_string(out: &mut String, text: &str) {
             _ => {
                 let mut units = [0; 2];
                 for unit in character.encode_utf16(&mut units) {
-                    out.push_str(&format!("\\u{unit:04x}"));
+                    let _ = write!(out, "\\u{unit:04x}"); // writing to a String cannot fail
                 }
             }
         }

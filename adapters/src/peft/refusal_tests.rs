@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{AdapterConfig, AdapterFile, ConfigWarning, KeyProblem, Module, ModuleKind};
+use super::{
+    AdapterConfig, AdapterFile, AdapterTensor, ConfigWarning, KeyProblem, Module, ModuleKind, Slot,
+};
 use super::{ModulePattern, PeftError, resolve};
 use crate::weights::{Dtype, HostTensor, save_safetensors};
 
@@ -231,6 +233,25 @@ fn adapter_name_left_in_the_keys_is_stripped() {
         key_problems(LORA, &twice)[..],
         [KeyProblem::Duplicate { .. }]
     ));
+}
+
+#[test]
+fn adapter_that_could_not_be_read_back_is_not_built() {
+    let tensor = HostTensor::from_f32(Dtype::F32, vec![2], &[0.0, 1.0]).unwrap();
+    let (config, _) = parse(OFT).unwrap();
+    for slot in [
+        Slot::Bias,
+        Slot::Saved("weight".to_owned()),
+        Slot::LoraMagnitude,
+    ] {
+        let tensors = vec![AdapterTensor {
+            module: "a".into(),
+            slot,
+            tensor: tensor.clone(),
+        }];
+        let error = AdapterFile::new(config.clone(), tensors).unwrap_err();
+        assert!(matches!(error, PeftError::Keys { .. }), "{error}");
+    }
 }
 
 #[test]

@@ -40,10 +40,10 @@ pub(crate) fn problems(
                 }
             }
             (AdapterConfig::Lora(_), Slot::LoraA) => {
-                pairs.entry(module).or_default().a = Some(tensor)
+                pairs.entry(module).or_default().a = Some(tensor);
             }
             (AdapterConfig::Lora(_), Slot::LoraB) => {
-                pairs.entry(module).or_default().b = Some(tensor)
+                pairs.entry(module).or_default().b = Some(tensor);
             }
             (AdapterConfig::Lora(_), Slot::LoraMagnitude) => {
                 pairs.entry(module).or_default().magnitude = Some(tensor);
