@@ -8,6 +8,7 @@ mod oft;
 pub mod ops;
 mod param;
 mod random;
+pub mod weights;
 
 pub use cayley::{Cayley, SkewPacking};
 pub use linear::{AdaptedLinear, Adapter};

@@ -13,6 +13,8 @@ pub use norm::rms_norm;
 pub use rope::{Rope, RopeScaling};
 pub use swiglu::swiglu;
 
+pub(crate) use rope::{rotate_half, table_tensor};
+
 use burn::tensor::Tensor;
 
 /// The value of a tensor outside any graph (no copy).

@@ -1,0 +1,86 @@
+//! What can be wrong with a model directory.
+
+use std::path::PathBuf;
+
+use temper_adapters::weights::WeightsError;
+
+/// Why a model could not be described, loaded or run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// `config.json` could not be read.
+    #[error("cannot read `{}`: {source}", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// The reason.
+        source: std::io::Error,
+    },
+    /// A file could not be written.
+    #[error("cannot write `{}`: {source}", file.display())]
+    Write {
+        /// The file.
+        file: PathBuf,
+        /// The reason.
+        source: std::io::Error,
+    },
+    /// `config.json` is not JSON.
+    #[error("`{}` is not valid JSON: {source}", file.display())]
+    Json {
+        /// The file.
+        file: PathBuf,
+        /// The reason.
+        source: serde_json::Error,
+    },
+    /// A key of `config.json` is missing or has a value of the wrong type.
+    #[error("config key `{key}` is {found}, expected {expected}")]
+    Key {
+        /// The key.
+        key: String,
+        /// What stands there.
+        found: String,
+        /// What is needed.
+        expected: &'static str,
+    },
+    /// The configuration asks for something that is not built.
+    #[error("config asks for {what}, which is not supported; {hint}")]
+    Unsupported {
+        /// What it asks for.
+        what: String,
+        /// What to do instead.
+        hint: &'static str,
+    },
+    /// No preset of that name.
+    #[error("unknown preset `{name}`, expected one of {}", known.join(", "))]
+    Preset {
+        /// The name asked for.
+        name: String,
+        /// The names there are.
+        known: Vec<&'static str>,
+    },
+    /// Weights are missing, torn or of the wrong shape.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// A token id outside the vocabulary.
+    #[error("token id {id} at row {row}, column {column} is outside the vocabulary of {vocabulary}; is this the model's own tokenizer?")]
+    TokenId {
+        /// The id.
+        id: u32,
+        /// Row of the batch.
+        row: usize,
+        /// Column of the batch.
+        column: usize,
+        /// Rows of the embedding.
+        vocabulary: usize,
+    },
+    /// More tokens than the model can place.
+    #[error("{tokens} tokens exceed {limit}, the model's {what}; shorten the input or lower `data.max_length`")]
+    TooLong {
+        /// Tokens of the input.
+        tokens: usize,
+        /// The limit.
+        limit: usize,
+        /// Which limit: `max_position_embeddings` or `sliding_window`.
+        what: &'static str,
+    },
+}
