@@ -1,0 +1,266 @@
+//! Recipes: one TOML file says what is trained, on what, how, and where the results go.
+//!
+//! ```
+//! use temper_engine::recipe::{Method, Recipe};
+//!
+//! let text = r#"
+//! [model]
+//! path = "meta-llama/Llama-2-7b-hf"
+//! [adapter]
+//! kind = "oft"
+//! [data]
+//! kind = "metamathqa"
+//! path = "meta-math/MetaMathQA"
+//! [train]
+//! epochs = 3
+//! batch_size = 128
+//! lr = 2e-4
+//! "#;
+//! let recipe = Recipe::parse(text, "my.toml", &["train.lr=1e-4".to_owned()])?;
+//! assert_eq!(recipe.train.lr, 1e-4);
+//! assert!(matches!(recipe.method(), Method::Oft(oft) if oft.oft_block_size == 32));
+//! # Ok::<(), temper_engine::recipe::RecipeErrors>(())
+//! ```
+//!
+//! Reading goes through five stages, and the problems of all of them are reported together:
+//!
+//! 1. `tree`: TOML with the place of every key and value. (Text that is not TOML stops here.)
+//! 2. `overrides`: `--set key=value` edits the tree.
+//! 3. `walk`: the tree is compared with the JSON Schema that the types below generate.
+//! 4. `serde` turns the tree into a [`Recipe`].
+//! 5. `validate`: contradictions between keys, and files that do not exist. The network stays untouched.
+//!
+//! A recipe that passes has its defaults filled in; [`Recipe::to_toml`] writes them all out.
+
+mod adapter;
+mod advice;
+mod data;
+mod hints;
+mod model;
+mod output;
+mod overrides;
+mod problem;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod train;
+mod tree;
+mod validate;
+mod walk;
+
+use std::path::Path;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use toml::de::DeTable;
+
+pub use adapter::{Adapter, AdapterKind, Bias, EpsScaling, LoraOptions, Method, OftOptions};
+pub use data::{Data, DataKind, Eval, LossOn, OneOrMany, OverLength, Template};
+pub use model::{Init, Model, PRESETS};
+pub use output::{Compute, Precision, Run, Sample};
+pub use problem::{Problem, RecipeErrors};
+pub use schema::{explain, schema};
+pub use train::{Length, LossAverage, NonFinite, Schedule, Train};
+
+use problem::Report;
+use tree::{Node, Origin};
+
+/// Everything a run needs to know. Get one from [`Recipe::load`] or [`Recipe::parse`], which check
+/// it;
+/// `Default` is only the values of keys that were left out, not a recipe that can run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["model", "data", "train"]))]
+pub struct Recipe {
+    /// Where to compute: `auto`, `cpu`, `cuda`, `vulkan`, `wgpu` or `metal`; the last four take an
+    /// index, as in
+    /// `cuda:0`. `auto` takes the first GPU that works, else the CPU.
+    pub device: String,
+    /// Seed of everything random: order of rows, initial weights, dropout, sampling.
+    pub seed: u64,
+    /// The network that is trained.
+    pub model: Model,
+    /// Which parameters are trained. Left out: all of them.
+    pub adapter: Option<Adapter>,
+    /// The rows to learn from.
+    pub data: Data,
+    /// Length, optimizer, schedule and checkpoints.
+    pub train: Train,
+    /// Number formats.
+    pub precision: Precision,
+    /// Completions before and after training, printed side by side.
+    pub sample: Sample,
+    /// Where results go.
+    pub run: Run,
+}
+
+impl Default for Recipe {
+    fn default() -> Self {
+        Self {
+            device: "auto".into(),
+            seed: 42,
+            model: Model::default(),
+            adapter: None,
+            data: Data::default(),
+            train: Train::default(),
+            precision: Precision::default(),
+            sample: Sample::default(),
+            run: Run::default(),
+        }
+    }
+}
+
+/// A text of more bytes is not a recipe.
+const LARGEST: usize = 1 << 16;
+
+impl Recipe {
+    /// Reads and checks a recipe file, with `key=value` overrides applied in order.
+    ///
+    /// A value is TOML (`train.lr=1e-4`, `data.path=["a", "b"]`, `adapter={kind="full"}`); a bare
+    /// word is a string. An override of one of two keys that exclude each other, such as
+    /// `train.steps`, removes the other one (`train.epochs`) of the file.
+    ///
+    /// # Errors
+    ///
+    /// All problems of the recipe at once; or one, if the file cannot be read or is not TOML.
+    pub fn load(path: impl AsRef<Path>, overrides: &[String]) -> Result<Self, RecipeErrors> {
+        Self::load_in(path.as_ref(), overrides, Path::new(""))
+    }
+
+    /// Checks the text of a recipe. `file_name` appears in problems and, without extension, in the
+    /// default of `run.dir`. Relative paths are looked up in the current directory.
+    ///
+    /// # Errors
+    ///
+    /// As [`Recipe::load`].
+    pub fn parse(text: &str, file_name: &str, overrides: &[String]) -> Result<Self, RecipeErrors> {
+        Self::parse_in(text, file_name, overrides, Path::new(""))
+    }
+
+    /// The recipe with every default filled in. Reading it again gives an equal recipe.
+    pub fn to_toml(&self) -> String {
+        // Only a map with keys that are not text could fail, and a recipe has none.
+        toml::to_string(self).unwrap_or_default()
+    }
+
+    /// The training method and its options, defaults included.
+    pub fn method(&self) -> Method {
+        self.adapter.as_ref().map_or(Method::Full, Adapter::method)
+    }
+
+    fn load_in(path: &Path, overrides: &[String], base: &Path) -> Result<Self, RecipeErrors> {
+        let name = path.display().to_string();
+        let text = read(path).map_err(|(message, hint)| {
+            RecipeErrors::whole_file(&name, message, Some(hint.to_owned()))
+        })?;
+        Self::parse_in(&text, &name, overrides, base)
+    }
+
+    fn parse_in(
+        text: &str,
+        file_name: &str,
+        overrides: &[String],
+        base: &Path,
+    ) -> Result<Self, RecipeErrors> {
+        if text.len() > LARGEST {
+            return Err(RecipeErrors::whole_file(
+                file_name,
+                too_large(file_name),
+                None,
+            ));
+        }
+        let mut sources = vec![text];
+        sources.extend(overrides.iter().map(String::as_str));
+        let mut report = Report::default();
+        let checked = check(text, file_name, overrides, base, &mut report);
+        match checked {
+            Some(recipe) if report.is_empty() => Ok(recipe),
+            _ => Err(report.finish(file_name, &sources)),
+        }
+    }
+}
+
+/// Runs all stages; `None` only with a problem reported.
+fn check(
+    text: &str,
+    file_name: &str,
+    overrides: &[String],
+    base: &Path,
+    report: &mut Report,
+) -> Option<Recipe> {
+    let mut tree = parse_toml(text, report)?;
+    overrides::apply(&mut tree, overrides, report);
+    walk::check(&mut tree, &schema(), report);
+    let mut recipe: Recipe = match tree.to_toml().try_into() {
+        Ok(recipe) => recipe,
+        Err(error) => {
+            let error: toml::de::Error = error;
+            report.add(None, "", error.message().to_owned(), None);
+            return None;
+        }
+    };
+    if tree.find("run.dir").is_none() {
+        let stem = Path::new(file_name)
+            .file_stem()
+            .unwrap_or("recipe".as_ref());
+        recipe.run.dir = Path::new("runs").join(stem);
+    }
+    validate::check(&recipe, &tree, base, report);
+    recipe.fill_defaults();
+    Some(recipe)
+}
+
+impl Recipe {
+    fn fill_defaults(&mut self) {
+        self.data.fill_defaults();
+        self.train.fill_defaults();
+        if let Some(adapter) = &mut self.adapter {
+            adapter.fill_defaults();
+        }
+    }
+}
+
+/// Parses TOML; all its errors are reported, with their places.
+fn parse_toml(text: &str, report: &mut Report) -> Option<Node> {
+    let (document, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        let origin = error.span().map(|span| Origin::new(0, span));
+        let message = format!("not valid TOML: {}", error.message());
+        report.add(origin, "", message, hints::syntax(error.message()));
+    }
+    errors.is_empty().then(|| tree::from_document(0, &document))
+}
+
+fn too_large(name: &str) -> String {
+    format!("`{name}` is too large for a recipe: more than {LARGEST} bytes")
+}
+
+type Refusal = (String, &'static str);
+
+fn read(path: &Path) -> Result<String, Refusal> {
+    let name = path.display().to_string();
+    let io = |error: std::io::Error| {
+        (
+            format!("cannot read `{name}`: {error}"),
+            "recipes come in `recipes/`, for example `recipes/quickstart.toml`",
+        )
+    };
+    let about = std::fs::metadata(path).map_err(io)?;
+    if about.is_dir() {
+        return Err((
+            format!("`{name}` is a directory"),
+            "name a recipe file, `*.toml`",
+        ));
+    }
+    if about.len() > LARGEST as u64 {
+        return Err((too_large(&name), "name a recipe file, `*.toml`"));
+    }
+    let bytes = std::fs::read(path).map_err(io)?;
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        (
+            format!("`{name}` is not UTF-8 text: byte {at}"),
+            "save it as UTF-8",
+        )
+    })
+}
