@@ -123,6 +123,23 @@ fn one_and_many_survive_a_round_trip() {
     assert_eq!(value["layers_pattern"], "h");
 }
 
+#[test]
+fn numbers_survive_to_the_last_digit() {
+    for eps in [
+        "0.30000000000000004",
+        "7.038531e-26",
+        "1.2345678901234568e-05",
+        "100.0",
+    ] {
+        let text = format!(r#"{{"peft_type": "OFT", "oft_block_size": 8, "eps": {eps}}}"#);
+        let written = parse(&text).unwrap().0.to_text();
+        assert!(
+            written.contains(&format!("\"eps\": {eps},")),
+            "{eps} became {written}"
+        );
+    }
+}
+
 /// Loads an adapter with this configuration and these F32 tensors (key, shape).
 fn load(config: &str, tensors: &[(&str, &[usize])]) -> Result<AdapterFile, PeftError> {
     let directory = tempfile::tempdir().unwrap();
