@@ -28,7 +28,7 @@
 //! 2. `overrides`: `--set key=value` edits the tree.
 //! 3. `walk`: the tree is compared with the JSON Schema that the types below generate.
 //! 4. `serde` turns the tree into a [`Recipe`].
-//! 5. `validate`: contradictions between keys, and files that do not exist. The network stays untouched.
+//! 5. `validate`: contradictions between keys, and missing files. The network stays untouched.
 //!
 //! A recipe that passes has its defaults filled in; [`Recipe::to_toml`] writes them all out.
 
@@ -139,8 +139,14 @@ impl Recipe {
 
     /// The recipe with every default filled in. Reading it again gives an equal recipe.
     pub fn to_toml(&self) -> String {
-        // Only a map with keys that are not text could fail, and a recipe has none.
-        toml::to_string(self).unwrap_or_default()
+        // A checked recipe can always be written. One that was changed by hand so that it cannot (a
+        // seed above 2^63, a path that is not UTF-8) must not look like an empty recipe.
+        toml::to_string(self).unwrap_or_else(|error| {
+            format!(
+                "not a recipe: {error}
+"
+            )
+        })
     }
 
     /// The training method and its options, defaults included.

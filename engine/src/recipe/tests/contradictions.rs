@@ -14,7 +14,7 @@ fn without_eval(edits: &[(&str, &str)]) -> String {
 #[test]
 fn unknown_device_is_refused() {
     for device in [
-        "gpu", "cuda:", "cuda:x", "cuda:-1", "cpu:0", "auto:1", "CUDA", "",
+        "gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:+1", "cpu:0", "auto:1", "CUDA", "",
     ] {
         let line = format!("device = \"{device}\"");
         expect(&[("", &line)], "device", device, "`cuda:0`");

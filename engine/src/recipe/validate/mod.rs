@@ -75,7 +75,7 @@ impl Checker<'_> {
         if !counted && !matches!(name, "auto" | "cpu") {
             self.problem(&["device"], format!("unknown device `{device}`"), hint);
         } else if let Some(index) = index
-            && (!counted || index.parse::<u16>().is_err())
+            && (!counted || !is_index(index))
         {
             self.problem(&["device"], format!("`{device}` has no valid index"), hint);
         }
@@ -105,6 +105,10 @@ impl Checker<'_> {
     fn path(&self, path: impl AsRef<Path>) -> PathBuf {
         self.base.join(path)
     }
+}
+
+fn is_index(text: &str) -> bool {
+    text.chars().all(|c| c.is_ascii_digit()) && text.parse::<u16>().is_ok()
 }
 
 const RELATIVE: &str = "relative paths start at the directory in which `temper` is run";
