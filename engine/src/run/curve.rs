@@ -47,10 +47,15 @@ pub fn render_curve(title: &str, rows: &[Row]) -> Result<String, RunError> {
     let finite = |point: &Point| point.1.is_finite();
     let train: Vec<Point> = rows.iter().filter_map(train).filter(finite).collect();
     let eval: Vec<Point> = rows.iter().filter_map(eval).filter(finite).collect();
-    let lines = Lines { smooth: thin_out(&smooth(&train)), train: thin_out(&train), eval };
+    let lines = Lines {
+        smooth: thin_out(&smooth(&train)),
+        train: thin_out(&train),
+        eval,
+    };
     let mut svg = String::new();
-    draw(&mut svg, title, &lines)
-        .map_err(|error| RunError::Chart { reason: error.to_string() })?;
+    draw(&mut svg, title, &lines).map_err(|error| RunError::Chart {
+        reason: error.to_string(),
+    })?;
     Ok(svg)
 }
 
@@ -120,28 +125,42 @@ fn ranges(lines: &Lines) -> (std::ops::Range<u64>, std::ops::Range<f64>) {
     let low = all().map(|point| point.1).fold(f64::INFINITY, f64::min);
     let high = all().map(|point| point.1).fold(f64::NEG_INFINITY, f64::max);
     let (low, high) = if low <= high { (low, high) } else { (0.0, 1.0) };
-    let margin = ((high - low) * 0.05).max(high.abs() * 1e-3).max(1e-6);
-    let steps = if first == last { first.saturating_sub(1)..last + 1 } else { first..last };
+    let margin = if low < high {
+        (high - low) * 0.05
+    } else {
+        high.abs().max(1e-3) * 0.1
+    };
+    let steps = if first == last {
+        first.saturating_sub(1)..last + 1
+    } else {
+        first..last
+    };
     (steps, low - margin..high + margin)
 }
 
-/// Exponential moving average over about a twentieth of the run, corrected for its start.
+/// Centred moving average over about a twentieth of the run, narrower towards the ends so that it
+/// neither lags nor leans.
 fn smooth(points: &[Point]) -> Vec<Point> {
-    let keep = 1.0 - 1.0 / (points.len() as f64 / 20.0).max(1.0);
-    let (mut sum, mut weight) = (0.0, 0.0);
-    let average = |&(step, loss): &Point| {
-        sum = sum * keep + loss;
-        weight = weight * keep + 1.0;
-        (step, sum / weight)
+    let reach = points.len() / 40;
+    let average = |(index, &(step, _)): (usize, &Point)| {
+        let reach = reach.min(index).min(points.len() - 1 - index);
+        let around = &points[index - reach..=index + reach];
+        (
+            step,
+            around
+                .iter()
+                .map(|point| point.1 / around.len() as f64)
+                .sum(),
+        )
     };
-    points.iter().map(average).collect()
+    points.iter().enumerate().map(average).collect()
 }
 
 fn thin_out(points: &[Point]) -> Vec<Point> {
     let group = points.len().div_ceil(POINTS).max(1);
     let mean = |group: &[Point]| {
-        let sum: f64 = group.iter().map(|point| point.1).sum();
-        (group[group.len() / 2].0, sum / group.len() as f64)
+        let mean = group.iter().map(|point| point.1 / group.len() as f64).sum();
+        (group[group.len() / 2].0, mean)
     };
     points.chunks(group).map(mean).collect()
 }
@@ -165,14 +184,28 @@ mod tests {
     }
 
     fn eval(step: u64, eval_loss: f64) -> Row {
-        Row::Eval(EvalMetric { step, eval_loss, eval_tokens: 1, seconds: 0.0, scores: [].into() })
+        Row::Eval(EvalMetric {
+            step,
+            eval_loss,
+            eval_tokens: 1,
+            seconds: 0.0,
+            scores: [].into(),
+        })
     }
 
     #[test]
     fn curve_names_its_axes_and_lines() {
-        let rows: Vec<Row> = (1..200).map(|step| train(step, 3.0 / step as f64)).collect();
+        let rows: Vec<Row> = (1..200)
+            .map(|step| train(step, 3.0 / step as f64))
+            .collect();
         let svg = render_curve("a <b> & c", &[rows, vec![eval(100, 0.5)]].concat()).unwrap();
-        for text in ["step", "loss", "train, smoothed", "eval", "a &lt;b&gt; &amp; c"] {
+        for text in [
+            "step",
+            "loss",
+            "train, smoothed",
+            "eval",
+            "a &lt;b&gt; &amp; c",
+        ] {
             assert!(svg.contains(text), "{text} is missing");
         }
         assert!(svg.trim_end().ends_with("</svg>"));
@@ -196,20 +229,34 @@ mod tests {
 
     #[test]
     fn values_that_are_not_finite_are_left_out() {
-        let rows = [train(1, 2.0), train(2, f64::NAN), train(3, f64::INFINITY), train(4, 1.0)];
+        let rows = [
+            train(1, 2.0),
+            train(2, f64::NAN),
+            train(3, f64::INFINITY),
+            train(4, 1.0),
+        ];
         let finite = [train(1, 2.0), train(4, 1.0)];
-        assert_eq!(render_curve("t", &rows).unwrap(), render_curve("t", &finite).unwrap());
+        assert_eq!(
+            render_curve("t", &rows).unwrap(),
+            render_curve("t", &finite).unwrap()
+        );
     }
 
     #[test]
     fn long_runs_stay_small() {
-        let rows: Vec<Row> = (1..200_000).map(|step| train(step, (step as f64).sin())).collect();
+        let rows: Vec<Row> = (1..200_000)
+            .map(|step| train(step, (step as f64).sin()))
+            .collect();
         assert!(render_curve("t", &rows).unwrap().len() < 200_000);
     }
 
     #[test]
     fn smoothing_keeps_a_constant() {
         let points: Vec<Point> = (0..100).map(|step| (step, 2.0)).collect();
-        assert!(smooth(&points).iter().all(|point| (point.1 - 2.0).abs() < 1e-12));
+        assert!(
+            smooth(&points)
+                .iter()
+                .all(|point| (point.1 - 2.0).abs() < 1e-12)
+        );
     }
 }

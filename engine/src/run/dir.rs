@@ -56,7 +56,12 @@ const OWN: [&str; 10] = [
 ];
 
 /// What tells a run directory from any other.
-const MARKS: [&str; 4] = ["recipe.toml", "environment.json", "metrics.jsonl", "checkpoints"];
+const MARKS: [&str; 4] = [
+    "recipe.toml",
+    "environment.json",
+    "metrics.jsonl",
+    "checkpoints",
+];
 
 impl RunDir {
     /// Creates or takes over `path` and locks it.
@@ -67,28 +72,40 @@ impl RunDir {
     pub fn create(path: &Path, mode: RunMode) -> Result<Self, RunError> {
         let is_run = MARKS.iter().any(|name| path.join(name).exists());
         if mode == RunMode::Resume && !is_run {
-            return Err(RunError::NothingToResume { path: path.to_path_buf() });
+            return Err(RunError::NothingToResume {
+                path: path.to_path_buf(),
+            });
         }
         if mode != RunMode::Resume && !is_run && !is_empty(path)? {
             return Err(match mode {
-                RunMode::Overwrite => RunError::NotARun { path: path.to_path_buf() },
-                _ => RunError::NotEmpty { path: path.to_path_buf() },
+                RunMode::Overwrite => RunError::NotARun {
+                    path: path.to_path_buf(),
+                },
+                _ => RunError::NotEmpty {
+                    path: path.to_path_buf(),
+                },
             });
         }
         fs::create_dir_all(path).map_err(|source| RunError::io("create", path, source))?;
         let lock = RunLock::acquire(path)?;
         // Asked again under the lock: another process may have begun here in the meantime.
         if mode == RunMode::Fresh && !is_empty(path)? {
-            return Err(RunError::NotEmpty { path: path.to_path_buf() });
+            return Err(RunError::NotEmpty {
+                path: path.to_path_buf(),
+            });
         }
         if mode == RunMode::Overwrite {
             for name in OWN {
                 remove(&path.join(name))?;
             }
         }
-        let run = Self { path: path.to_path_buf(), _lock: lock };
+        let run = Self {
+            path: path.to_path_buf(),
+            _lock: lock,
+        };
         for folder in [run.checkpoints(), run.events()] {
-            fs::create_dir_all(&folder).map_err(|source| RunError::io("create", &folder, source))?;
+            fs::create_dir_all(&folder)
+                .map_err(|source| RunError::io("create", &folder, source))?;
         }
         Ok(run)
     }
@@ -156,8 +173,10 @@ impl RunDir {
     /// # Errors
     /// [`RunError`] if `value` cannot be encoded or the file cannot be written.
     pub fn write_json(&self, path: &Path, value: &impl Serialize) -> Result<(), RunError> {
-        let mut bytes = serde_json::to_vec_pretty(value)
-            .map_err(|source| RunError::Encode { path: path.to_path_buf(), source })?;
+        let mut bytes = serde_json::to_vec_pretty(value).map_err(|source| RunError::Encode {
+            path: path.to_path_buf(),
+            source,
+        })?;
         bytes.push(b'\n');
         write_atomic(path, &bytes)
     }
@@ -199,8 +218,13 @@ mod tests {
     fn used_directory_is_refused_with_the_ways_out() {
         let parent = tempfile::tempdir().unwrap();
         let path = used_run(parent.path());
-        let message = RunDir::create(&path, RunMode::Fresh).unwrap_err().to_string();
-        assert!(message.contains("--resume") && message.contains("run.overwrite = true"), "{message}");
+        let message = RunDir::create(&path, RunMode::Fresh)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("--resume") && message.contains("run.overwrite = true"),
+            "{message}"
+        );
         assert!(path.join("metrics.jsonl").exists());
     }
 
@@ -230,7 +254,12 @@ mod tests {
         assert!(matches!(error, RunError::NothingToResume { .. }));
         assert!(!missing.exists(), "a typo leaves no directory behind");
         let path = used_run(parent.path());
-        assert!(RunDir::create(&path, RunMode::Resume).unwrap().metrics().exists());
+        assert!(
+            RunDir::create(&path, RunMode::Resume)
+                .unwrap()
+                .metrics()
+                .exists()
+        );
     }
 
     #[test]

@@ -30,7 +30,10 @@ pub enum RunError {
         path: PathBuf,
     },
     /// The place is read-only or belongs to somebody else. Earlier checkpoints are untouched.
-    #[error("`{}` is not writable; change its permissions or choose another `run.dir`", path.display())]
+    #[error(
+        "`{}` is not writable; change its permissions or choose another `run.dir`",
+        path.display()
+    )]
     NotWritable {
         /// The file or directory.
         path: PathBuf,
@@ -40,7 +43,8 @@ pub enum RunError {
     },
     /// There is not enough room for what is about to be written.
     #[error(
-        "not enough space in `{}`: {needed} bytes needed, {available} free; free some space or keep fewer checkpoints",
+        "not enough space in `{}`: {needed} bytes needed, {available} free; free some space \
+         or keep fewer checkpoints",
         path.display()
     )]
     NoSpace {
@@ -82,7 +86,10 @@ pub enum RunError {
         path: PathBuf,
     },
     /// A manifest was written by a newer version of the tool.
-    #[error("`{}` has manifest format {found}, this version reads {known}; use a newer version", path.display())]
+    #[error(
+        "`{}` has manifest format {found}, this version reads {known}; use a newer version",
+        path.display()
+    )]
     ManifestFormat {
         /// The manifest.
         path: PathBuf,
@@ -144,7 +151,11 @@ pub enum RunError {
         path: PathBuf,
     },
     /// Another process works in the run directory.
-    #[error("run directory `{}` is in use by {holder}; wait for it, stop it, or choose another `run.dir`", path.display())]
+    #[error(
+        "run directory `{}` is in use by {holder}; wait for it, stop it, or choose another \
+         `run.dir`",
+        path.display()
+    )]
     Locked {
         /// The run directory.
         path: PathBuf,
@@ -153,7 +164,8 @@ pub enum RunError {
     },
     /// A new run was asked for in a directory that holds something.
     #[error(
-        "run directory `{}` is not empty; pass `--resume` to go on, set `run.overwrite = true` to start over, or choose another `run.dir`",
+        "run directory `{}` is not empty; pass `--resume` to go on, set `run.overwrite = \
+         true` to start over, or choose another `run.dir`",
         path.display()
     )]
     NotEmpty {
@@ -161,13 +173,20 @@ pub enum RunError {
         path: PathBuf,
     },
     /// Overwriting was asked for in a directory that does not look like a run.
-    #[error("`{}` does not look like a run directory, so nothing in it is overwritten; choose another `run.dir`", path.display())]
+    #[error(
+        "`{}` does not look like a run directory, so nothing in it is overwritten; choose \
+         another `run.dir`",
+        path.display()
+    )]
     NotARun {
         /// The directory.
         path: PathBuf,
     },
     /// Resuming was asked for where no run is.
-    #[error("there is no run to resume in `{}`; check `run.dir`, or start without `--resume`", path.display())]
+    #[error(
+        "there is no run to resume in `{}`; check `run.dir`, or start without `--resume`",
+        path.display()
+    )]
     NothingToResume {
         /// The directory.
         path: PathBuf,
@@ -211,7 +230,11 @@ impl RunError {
             io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
                 Self::NotWritable { path, source }
             }
-            _ => Self::Io { action, path, source },
+            _ => Self::Io {
+                action,
+                path,
+                source,
+            },
         }
     }
 }
@@ -226,7 +249,10 @@ mod tests {
         let full = RunError::io("write", path, io::ErrorKind::StorageFull.into());
         let locked = RunError::io("write", path, io::ErrorKind::ReadOnlyFilesystem.into());
         assert!(matches!(full, RunError::DiskFull { .. }));
-        assert!(full.to_string().starts_with("disk is full: cannot write `out/x`"));
+        assert!(
+            full.to_string()
+                .starts_with("disk is full: cannot write `out/x`")
+        );
         assert!(matches!(locked, RunError::NotWritable { .. }));
     }
 }

@@ -13,7 +13,11 @@ pub(super) fn host_name() -> String {
 fn clean(name: &str) -> String {
     let safe = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
     let name: String = name.trim().chars().filter(safe).take(64).collect();
-    if name.is_empty() { "localhost".to_owned() } else { name }
+    if name.is_empty() {
+        "localhost".to_owned()
+    } else {
+        name
+    }
 }
 
 #[cfg(test)]

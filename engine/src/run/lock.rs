@@ -33,7 +33,10 @@ impl RunLock {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(RunError::Locked { path: dir.to_path_buf(), holder: holder(&file) });
+                return Err(RunError::Locked {
+                    path: dir.to_path_buf(),
+                    holder: holder(&file),
+                });
             }
             Err(TryLockError::Error(source)) => return Err(fail(source)),
         }
@@ -75,7 +78,11 @@ mod tests {
         let error = RunLock::acquire(dir.path()).unwrap_err();
         assert!(matches!(error, RunError::Locked { .. }));
         if cfg!(unix) {
-            assert!(error.to_string().contains(&format!("process {} on", std::process::id())));
+            assert!(
+                error
+                    .to_string()
+                    .contains(&format!("process {} on", std::process::id()))
+            );
         }
         drop(first);
         RunLock::acquire(dir.path()).unwrap();
@@ -84,11 +91,18 @@ mod tests {
     #[test]
     fn lock_file_of_a_dead_process_is_taken_over() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join(LOCK), "process 4294967295 on elsewhere, long ago\n").unwrap();
+        std::fs::write(
+            dir.path().join(LOCK),
+            "process 4294967295 on elsewhere, long ago\n",
+        )
+        .unwrap();
         let _lock = RunLock::acquire(dir.path()).unwrap();
         let line = std::fs::read_to_string(dir.path().join(LOCK));
         if cfg!(unix) {
-            assert!(line.unwrap().starts_with(&format!("process {} on", std::process::id())));
+            assert!(
+                line.unwrap()
+                    .starts_with(&format!("process {} on", std::process::id()))
+            );
         }
     }
 }

@@ -14,7 +14,8 @@ use super::{RunError, write_atomic};
 pub struct Metric {
     /// Optimizer steps done, from 1.
     pub step: u64,
-    /// Mean loss per supervised token of the step, in nats. JSON has no NaN: it is written as `null`.
+    /// Mean loss per supervised token of the step, in nats. JSON has no NaN: it is written as
+    /// `null`.
     #[serde(deserialize_with = "null_is_nan")]
     pub loss: f64,
     /// Learning rate of the step.
@@ -128,7 +129,10 @@ impl MetricsWriter {
     fn append(path: &Path) -> Result<Self, RunError> {
         let file = OpenOptions::new().append(true).open(path);
         let file = file.map_err(|source| RunError::io("open", path, source))?;
-        Ok(Self { file, path: path.to_path_buf() })
+        Ok(Self {
+            file,
+            path: path.to_path_buf(),
+        })
     }
 
     /// Appends one row.
@@ -136,10 +140,14 @@ impl MetricsWriter {
     /// # Errors
     /// [`RunError`] if it cannot be written.
     pub fn write(&mut self, row: &Row) -> Result<(), RunError> {
-        let mut line = serde_json::to_vec(row)
-            .map_err(|source| RunError::Encode { path: self.path.clone(), source })?;
+        let mut line = serde_json::to_vec(row).map_err(|source| RunError::Encode {
+            path: self.path.clone(),
+            source,
+        })?;
         line.push(b'\n');
-        self.file.write_all(&line).map_err(|source| RunError::io("write", &self.path, source))
+        self.file
+            .write_all(&line)
+            .map_err(|source| RunError::io("write", &self.path, source))
     }
 
     /// Waits until all rows are on disk. Called before a checkpoint is saved, so that a checkpoint
@@ -148,7 +156,9 @@ impl MetricsWriter {
     /// # Errors
     /// [`RunError`] if the system reports a failed write.
     pub fn sync(&mut self) -> Result<(), RunError> {
-        self.file.sync_data().map_err(|source| RunError::io("sync", &self.path, source))
+        self.file
+            .sync_data()
+            .map_err(|source| RunError::io("sync", &self.path, source))
     }
 }
 
@@ -159,7 +169,10 @@ impl MetricsWriter {
 pub fn read_metrics(path: &Path) -> Result<Vec<Row>, RunError> {
     let missing = || RunError::io("read", path, ErrorKind::NotFound.into());
     let text = read_text(path)?.ok_or_else(missing)?;
-    Ok(parse(path, &text)?.into_iter().map(|(_, row)| row).collect())
+    Ok(parse(path, &text)?
+        .into_iter()
+        .map(|(_, row)| row)
+        .collect())
 }
 
 fn read_text(path: &Path) -> Result<Option<String>, RunError> {
@@ -182,7 +195,11 @@ fn parse<'a>(path: &Path, text: &'a str) -> Result<Vec<(&'a str, Row)>, RunError
             Ok(row) => rows.push((line, row)),
             Err(_) if !piece.ends_with('\n') => {}
             Err(source) => {
-                return Err(RunError::BadMetric { path: path.to_path_buf(), line: index + 1, source });
+                return Err(RunError::BadMetric {
+                    path: path.to_path_buf(),
+                    line: index + 1,
+                    source,
+                });
             }
         }
     }
@@ -223,11 +240,16 @@ mod tests {
         };
         let rows = vec![train(1), train(2), Row::Eval(eval)];
         let mut writer = MetricsWriter::create(&path).unwrap();
-        rows.iter().for_each(|row| writer.write(row).unwrap());
+        for row in &rows {
+            writer.write(row).unwrap();
+        }
         writer.sync().unwrap();
         assert_eq!(read_metrics(&path).unwrap(), rows);
         let text = std::fs::read_to_string(&path).unwrap();
-        assert!(text.starts_with(r#"{"kind":"train","step":1,"loss":0.5,"lr":0.0001,"#), "{text}");
+        assert!(
+            text.starts_with(r#"{"kind":"train","step":1,"loss":0.5,"lr":0.0001,"#),
+            "{text}"
+        );
     }
 
     #[test]
@@ -235,11 +257,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metrics.jsonl");
         let mut writer = MetricsWriter::create(&path).unwrap();
-        (1..=5).for_each(|step| writer.write(&train(step)).unwrap());
+        for step in 1..=5 {
+            writer.write(&train(step)).unwrap();
+        }
         drop(writer);
         let mut writer = MetricsWriter::resume(&path, 3).unwrap();
         assert_eq!(steps(&path), [1, 2, 3]);
-        (4..=6).for_each(|step| writer.write(&train(step)).unwrap());
+        for step in 4..=6 {
+            writer.write(&train(step)).unwrap();
+        }
         assert_eq!(steps(&path), [1, 2, 3, 4, 5, 6]);
     }
 
@@ -262,17 +288,28 @@ mod tests {
         let whole = serde_json::to_string(&train(1)).unwrap();
         std::fs::write(&path, format!("{whole}\nnonsense\n{whole}\n")).unwrap();
         let error = read_metrics(&path).unwrap_err();
-        assert!(matches!(error, RunError::BadMetric { line: 2, .. }), "{error}");
-        assert!(MetricsWriter::resume(&path, 1).is_err(), "nothing is thrown away silently");
+        assert!(
+            matches!(error, RunError::BadMetric { line: 2, .. }),
+            "{error}"
+        );
+        assert!(
+            MetricsWriter::resume(&path, 1).is_err(),
+            "nothing is thrown away silently"
+        );
     }
 
     #[test]
     fn loss_that_is_not_a_number_survives() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metrics.jsonl");
-        let Row::Train(mut metric) = train(1) else { unreachable!() };
+        let Row::Train(mut metric) = train(1) else {
+            unreachable!()
+        };
         metric.loss = f64::NAN;
-        MetricsWriter::create(&path).unwrap().write(&Row::Train(metric)).unwrap();
+        MetricsWriter::create(&path)
+            .unwrap()
+            .write(&Row::Train(metric))
+            .unwrap();
         let rows = read_metrics(&path).unwrap();
         assert!(matches!(&rows[0], Row::Train(metric) if metric.loss.is_nan()));
     }

@@ -1,7 +1,8 @@
 //! Everything one run leaves on disk and says while it lasts.
 //!
-//! A run directory holds the resolved recipe, the environment, `metrics.jsonl`, `TensorBoard` events, the loss curve,
-//! checkpoints, the result and a summary ([`RunDir`] names each path). Three rules hold throughout:
+//! A run directory holds the resolved recipe, the environment, `metrics.jsonl`, `TensorBoard`
+//! events, the loss curve, checkpoints, the result and a summary ([`RunDir`] names each path).
+//! Three rules hold throughout:
 //!
 //! - a finished file is a whole file: written beside, synced, renamed ([`write_atomic`]);
 //! - a checkpoint is trusted only through its manifest ([`CheckpointStore`]);
@@ -40,4 +41,4 @@ pub use store::{
 };
 pub use summary::Summary;
 
-pub(crate) use store::{hash_file, is_safe_relative};
+pub(crate) use store::{hash_file, hex, is_safe_relative};

@@ -70,7 +70,14 @@ impl Progress {
             }
             Verbosity::Normal => Output::Plain(Pace::default()),
         };
-        Self { label: label.to_owned(), total, start: 0, begin: Instant::now(), unit, output }
+        Self {
+            label: label.to_owned(),
+            total,
+            start: 0,
+            begin: Instant::now(),
+            unit,
+            output,
+        }
     }
 
     /// Begins in the middle, so that the remaining time counts only what this process did.
@@ -87,7 +94,10 @@ impl Progress {
     /// Reports a training step.
     pub fn step(&mut self, step: u64, loss: f64, tokens_per_second: f64) {
         if self.is_shown() {
-            self.update(step, &format!("loss {loss:.4}, {tokens_per_second:.0} tokens/s"));
+            self.update(
+                step,
+                &format!("loss {loss:.4}, {tokens_per_second:.0} tokens/s"),
+            );
         }
     }
 
@@ -131,25 +141,31 @@ impl Progress {
     }
 
     fn line(&self, position: u64, message: &str, elapsed: Duration) -> String {
+        use std::fmt::Write as _;
         let mut line = match (self.unit, self.total) {
             (Unit::Steps, 0) => format!("{}: {position}", self.label),
             (Unit::Steps, total) => format!("{}: {position}/{total}", self.label),
             (Unit::Bytes, 0) => format!("{}: {}", self.label, megabytes(position)),
             (Unit::Bytes, total) => {
-                format!("{}: {} of {}", self.label, megabytes(position), megabytes(total))
+                format!(
+                    "{}: {} of {}",
+                    self.label,
+                    megabytes(position),
+                    megabytes(total)
+                )
             }
         };
         if let Some(fraction) = fraction(position, self.total) {
-            line += &format!(" ({:.0} %)", fraction * 100.0);
+            let _ = write!(line, " ({:.0} %)", fraction * 100.0);
         }
         if !message.is_empty() {
-            line += &format!(", {message}");
+            let _ = write!(line, ", {message}");
         }
         let done = position.saturating_sub(self.start);
         let left = self.total.saturating_sub(position);
         if done > 0 && left > 0 {
             let seconds = elapsed.as_secs_f64() / done as f64 * left as f64;
-            line += &format!(", {} left", duration(seconds));
+            let _ = write!(line, ", {} left", duration(seconds));
         }
         line
     }
@@ -171,9 +187,13 @@ fn bar(label: &str, total: u64, unit: Unit) -> ProgressBar {
         Unit::Steps => "{prefix} [{bar:30}] {pos}/{len}{msg}, {eta} left",
         Unit::Bytes => "{prefix} [{bar:30}] {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left",
     };
-    let style = ProgressStyle::with_template(template)
-        .map_or_else(|_| ProgressStyle::default_bar(), |style| style.progress_chars("=> "));
-    ProgressBar::new(total).with_style(style).with_prefix(label.to_owned())
+    let style = ProgressStyle::with_template(template).map_or_else(
+        |_| ProgressStyle::default_bar(),
+        |style| style.progress_chars("=> "),
+    );
+    ProgressBar::new(total)
+        .with_style(style)
+        .with_prefix(label.to_owned())
 }
 
 /// When the next plain line is due: at the first report, at the end, after each tenth but not in a
@@ -222,7 +242,14 @@ mod tests {
 
     fn plain(total: u64, unit: Unit) -> Progress {
         let output = Output::Plain(Pace::default());
-        Progress { label: "train".to_owned(), total, start: 0, begin: Instant::now(), unit, output }
+        Progress {
+            label: "train".to_owned(),
+            total,
+            start: 0,
+            begin: Instant::now(),
+            unit,
+            output,
+        }
     }
 
     #[test]
@@ -240,7 +267,10 @@ mod tests {
     fn plain_lines_are_few() {
         let mut pace = Pace::default();
         let mut due = |percent: u32, seconds| {
-            pace.is_due(Some(f64::from(percent) / 100.0), Duration::from_secs(seconds))
+            pace.is_due(
+                Some(f64::from(percent) / 100.0),
+                Duration::from_secs(seconds),
+            )
         };
         assert!(due(1, 0), "the first report");
         assert!(!due(5, 10));

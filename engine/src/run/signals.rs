@@ -43,8 +43,11 @@ impl Signals {
     /// # Errors
     /// [`RunError::Signal`] if the system refuses a handler.
     pub fn install() -> Result<Self, RunError> {
-        let mut signals =
-            Self { stop: Arc::default(), save: Arc::default(), registered: Vec::new() };
+        let mut signals = Self {
+            stop: Arc::default(),
+            save: Arc::default(),
+            registered: Vec::new(),
+        };
         let armed = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
             let fail = |source| RunError::Signal { signal, source };
@@ -55,7 +58,9 @@ impl Signals {
                 Arc::clone(&armed),
             );
             signals.registered.push(exit.map_err(fail)?);
-            signals.registered.push(flag::register(signal, Arc::clone(&armed)).map_err(fail)?);
+            signals
+                .registered
+                .push(flag::register(signal, Arc::clone(&armed)).map_err(fail)?);
             let stop = Arc::clone(&signals.stop);
             let stop = flag::register_usize(signal, stop, signal.unsigned_abs() as usize);
             signals.registered.push(stop.map_err(fail)?);
@@ -68,12 +73,17 @@ impl Signals {
     fn listen_for_save(&mut self) -> Result<(), RunError> {
         let signal = signal_hook::consts::SIGUSR1;
         let registered = flag::register(signal, Arc::clone(&self.save));
-        self.registered.push(registered.map_err(|source| RunError::Signal { signal, source })?);
+        self.registered
+            .push(registered.map_err(|source| RunError::Signal { signal, source })?);
         Ok(())
     }
 
     #[cfg(not(unix))]
-    #[expect(clippy::unnecessary_wraps, clippy::unused_self, reason = "same shape as on Unix")]
+    #[expect(
+        clippy::unnecessary_wraps,
+        clippy::unused_self,
+        reason = "same shape as on Unix"
+    )]
     fn listen_for_save(&mut self) -> Result<(), RunError> {
         Ok(())
     }
@@ -144,10 +154,18 @@ mod tests {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let lines: Vec<String> =
-            BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok).collect();
+        let lines: Vec<String> = BufReader::new(child.stdout.take().unwrap())
+            .lines()
+            .map_while(Result::ok)
+            .collect();
         assert_eq!(child.wait().unwrap().code(), Some(143));
-        assert!(lines.iter().any(|line| line.ends_with("asked Some(2)")), "{lines:?}");
-        assert!(!lines.iter().any(|line| line.contains("still here")), "{lines:?}");
+        assert!(
+            lines.iter().any(|line| line.ends_with("asked Some(2)")),
+            "{lines:?}"
+        );
+        assert!(
+            !lines.iter().any(|line| line.contains("still here")),
+            "{lines:?}"
+        );
     }
 }

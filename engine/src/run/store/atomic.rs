@@ -9,11 +9,13 @@ use sha2::{Digest, Sha256};
 
 use crate::run::RunError;
 
-/// Replaces `path` by `bytes` in one step: a temporary file beside it is written and synced, then renamed, then the
-/// directory is synced. After a crash at any instant `path` holds the old bytes or the new ones.
+/// Replaces `path` by `bytes` in one step: a temporary file beside it is written and synced, then
+/// renamed, then the directory is synced. After a crash at any instant `path` holds the old bytes
+/// or the new ones.
 ///
 /// # Errors
-/// [`RunError`] if the directory does not exist, is not writable or full. The old file is then untouched.
+/// [`RunError`] if the directory does not exist, is not writable or full. The old file is then
+/// untouched.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), RunError> {
     let temporary = temporary_beside(path);
     let written = write_synced(&temporary, bytes)
@@ -29,7 +31,8 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), RunError> {
 fn temporary_beside(path: &Path) -> PathBuf {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-    // Not built from the file's own name, which may already have the longest length a file system allows.
+    // Not built from the file's own name, which may already have the longest length a file system
+    // allows.
     path.with_file_name(format!(".tmp-write-{number}-{}", std::process::id()))
 }
 
@@ -76,7 +79,8 @@ pub(crate) fn sync_file(path: &Path) -> Result<(), RunError> {
     } else {
         File::open(path)
     };
-    open.and_then(|file| file.sync_all()).map_err(|source| RunError::io("sync", path, source))
+    open.and_then(|file| file.sync_all())
+        .map_err(|source| RunError::io("sync", path, source))
 }
 
 /// Length and SHA-256 (lower-case hexadecimal) of a file, read in pieces.
@@ -101,18 +105,25 @@ pub(crate) fn hash_file(path: &Path) -> io::Result<(u64, String)> {
 /// Lower-case hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
 
-/// Whether `name` is a relative path of plain components: nothing absolute, no `..`, no `\`, no drive, no NUL.
+/// Whether `name` is a relative path of plain components: nothing absolute, no `..`, no `\`, no
+/// drive, no NUL.
 pub(crate) fn is_safe_relative(name: &str) -> bool {
     !name.is_empty()
         && !name.contains(['\\', '\0', ':'])
-        && name.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
-        && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
+        && name
+            .split('/')
+            .all(|part| !part.is_empty() && part != "." && part != "..")
+        && Path::new(name)
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)))
 }
 
 #[cfg(test)]
@@ -145,7 +156,11 @@ mod tests {
         let error = write_atomic(&path, b"new").unwrap_err();
         assert!(error.to_string().contains("target"), "{error}");
         assert!(path.join("inside").is_dir());
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "temporary file is removed");
+        assert_eq!(
+            fs::read_dir(dir.path()).unwrap().count(),
+            1,
+            "temporary file is removed"
+        );
     }
 
     #[test]
@@ -159,10 +174,27 @@ mod tests {
 
     #[test]
     fn names_that_leave_the_directory_are_unsafe() {
-        for name in ["../x", "a/../b", "/etc/passwd", "", "a//b", "./a", "a/.", "..", "c:\\x", "a\0"] {
+        for name in [
+            "../x",
+            "a/../b",
+            "/etc/passwd",
+            "",
+            "a//b",
+            "./a",
+            "a/.",
+            "..",
+            "c:\\x",
+            "a\0",
+        ] {
             assert!(!is_safe_relative(name), "{name:?}");
         }
-        for name in ["a", "a/b.json", ".gitattributes", "a..b", "weights-00001-of-00002.safetensors"] {
+        for name in [
+            "a",
+            "a/b.json",
+            ".gitattributes",
+            "a..b",
+            "weights-00001-of-00002.safetensors",
+        ] {
             assert!(is_safe_relative(name), "{name:?}");
         }
     }

@@ -1,9 +1,9 @@
 //! Checkpoints that survive a kill at any instant.
 //!
-//! The order of a save: files go into `.tmp-<step>-<pid>/` and are synced; `manifest.json` with their hashes comes last
-//! and is synced; the directory is renamed to `step-00001234` and its parent synced; the small file `latest` is
-//! replaced. A reader trusts only what a manifest names, so whatever an interrupted save leaves is either invisible or
-//! reported and skipped.
+//! The order of a save: files go into `.tmp-<step>-<pid>/` and are synced; `manifest.json` with
+//! their hashes comes last and is synced; the directory is renamed to `step-00001234` and its
+//! parent synced; the small file `latest` is replaced. A reader trusts only what a manifest names,
+//! so whatever an interrupted save leaves is either invisible or reported and skipped.
 
 mod atomic;
 mod manifest;
@@ -15,7 +15,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 pub use atomic::write_atomic;
-pub(crate) use atomic::{hash_file, is_safe_relative};
+pub(crate) use atomic::{hash_file, hex, is_safe_relative};
 pub use manifest::{Checkpoint, Manifest, ManifestFile, verify};
 
 use crate::run::RunError;
@@ -73,8 +73,9 @@ pub struct Skipped {
 }
 
 impl CheckpointWriter {
-    /// The directory to write into, for code that writes files itself. Subdirectories are fine, links are not. Every
-    /// file found here when the writing is over becomes part of the checkpoint.
+    /// The directory to write into, for code that writes files itself. Subdirectories are fine,
+    /// links are not. Every file found here when the writing is over becomes part of the
+    /// checkpoint.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -85,7 +86,10 @@ impl CheckpointWriter {
     /// [`RunError`] if the name leaves the directory or the file cannot be written.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), RunError> {
         if !is_safe_relative(name) {
-            return Err(RunError::UnsafeName { path: self.dir.clone(), name: name.to_owned() });
+            return Err(RunError::UnsafeName {
+                path: self.dir.clone(),
+                name: name.to_owned(),
+            });
         }
         let path = self.dir.join(name);
         if let Some(parent) = path.parent() {
@@ -96,13 +100,17 @@ impl CheckpointWriter {
 }
 
 impl CheckpointStore {
-    /// Opens (and creates) the directory, removes what dead saves left behind, and completes an interrupted replacement.
+    /// Opens (and creates) the directory, removes what dead saves left behind, and completes an
+    /// interrupted replacement.
     ///
     /// # Errors
     /// [`RunError`] if the directory cannot be created or listed.
     pub fn open(dir: &Path) -> Result<Self, RunError> {
         create_dirs(dir)?;
-        let store = Self { dir: dir.to_path_buf(), known_good: BTreeSet::new() };
+        let store = Self {
+            dir: dir.to_path_buf(),
+            known_good: BTreeSet::new(),
+        };
         store.clean_up()?;
         Ok(store)
     }
@@ -112,11 +120,13 @@ impl CheckpointStore {
         &self.dir
     }
 
-    /// Saves the checkpoint of `step` (optimizer steps done), replacing one of the same step. `expected_bytes` is the
-    /// size to come; a tenth more must be free. Returns the finished directory.
+    /// Saves the checkpoint of `step` (optimizer steps done), replacing one of the same step.
+    /// `expected_bytes` is the size to come; a tenth more must be free. Returns the finished
+    /// directory.
     ///
     /// # Errors
-    /// Whatever `write` returns, or [`RunError`]. Earlier checkpoints are then untouched and nothing new is visible.
+    /// Whatever `write` returns, or [`RunError`]. Earlier checkpoints are then untouched and
+    /// nothing new is visible.
     pub fn save<E: From<RunError>>(
         &mut self,
         step: u64,
@@ -124,10 +134,14 @@ impl CheckpointStore {
         write: impl FnOnce(&CheckpointWriter) -> Result<(), E>,
     ) -> Result<PathBuf, E> {
         self.check_space(expected_bytes)?;
-        let temporary = self.dir.join(format!("{TEMPORARY}{step}-{}", std::process::id()));
+        let temporary = self
+            .dir
+            .join(format!("{TEMPORARY}{step}-{}", std::process::id()));
         remove_tree(&temporary)?;
         create_dirs(&temporary)?;
-        let writer = CheckpointWriter { dir: temporary.clone() };
+        let writer = CheckpointWriter {
+            dir: temporary.clone(),
+        };
         let finished = write(&writer).and_then(|()| Ok(self.publish(step, &temporary)?));
         if finished.is_err() {
             // The error above matters more than a leftover, which the next start removes.
@@ -141,7 +155,11 @@ impl CheckpointStore {
         let available = fs4::available_space(&self.dir)
             .map_err(|source| RunError::io("measure the free space of", &self.dir, source))?;
         if needed > available {
-            return Err(RunError::NoSpace { path: self.dir.clone(), needed, available });
+            return Err(RunError::NoSpace {
+                path: self.dir.clone(),
+                needed,
+                available,
+            });
         }
         Ok(())
     }
@@ -149,8 +167,11 @@ impl CheckpointStore {
     fn publish(&mut self, step: u64, temporary: &Path) -> Result<PathBuf, RunError> {
         let manifest = Manifest::of(temporary, step)?;
         let path = temporary.join(MANIFEST);
-        let mut bytes = serde_json::to_vec_pretty(&manifest)
-            .map_err(|source| RunError::Encode { path: path.clone(), source })?;
+        let mut bytes =
+            serde_json::to_vec_pretty(&manifest).map_err(|source| RunError::Encode {
+                path: path.clone(),
+                source,
+            })?;
         bytes.push(b'\n');
         write_synced(&path, &bytes)?;
         sync_dir(temporary)?;
@@ -164,12 +185,16 @@ impl CheckpointStore {
         rename(temporary, &target)?;
         sync_dir(&self.dir)?;
         remove_tree(&replaced)?;
-        write_atomic(&self.dir.join(LATEST), format!("{}\n", directory_name(step)).as_bytes())?;
+        write_atomic(
+            &self.dir.join(LATEST),
+            format!("{}\n", directory_name(step)).as_bytes(),
+        )?;
         self.known_good.insert(step);
         Ok(target)
     }
 
-    /// Finds the newest checkpoint whose files all match their manifest, and says why newer ones do not.
+    /// Finds the newest checkpoint whose files all match their manifest, and says why newer ones do
+    /// not.
     ///
     /// # Errors
     /// [`RunError`] only if the directory itself cannot be listed.
@@ -177,11 +202,22 @@ impl CheckpointStore {
         let mut skipped = Vec::new();
         for step in self.steps()?.into_iter().rev() {
             match self.load(step) {
-                Ok(checkpoint) => return Ok(Found { newest: Some(checkpoint), skipped }),
-                Err(reason) => skipped.push(Skipped { path: self.path_of(step), reason }),
+                Ok(checkpoint) => {
+                    return Ok(Found {
+                        newest: Some(checkpoint),
+                        skipped,
+                    });
+                }
+                Err(reason) => skipped.push(Skipped {
+                    path: self.path_of(step),
+                    reason,
+                }),
             }
         }
-        Ok(Found { newest: None, skipped })
+        Ok(Found {
+            newest: None,
+            skipped,
+        })
     }
 
     /// Verifies the checkpoint of one step.
@@ -192,9 +228,16 @@ impl CheckpointStore {
         let path = self.path_of(step);
         let manifest = verify(&path)?;
         if manifest.step != step {
-            return Err(RunError::WrongStep { path, found: manifest.step });
+            return Err(RunError::WrongStep {
+                path,
+                found: manifest.step,
+            });
         }
-        Ok(Checkpoint { step, path, manifest })
+        Ok(Checkpoint {
+            step,
+            path,
+            manifest,
+        })
     }
 
     /// All steps that have a directory, in rising order, whether it can be trusted or not.
@@ -208,8 +251,8 @@ impl CheckpointStore {
         Ok(steps)
     }
 
-    /// Removes old checkpoints: the newest `count` that can be trusted stay, and so does `best`. One that cannot be
-    /// trusted is never removed, and does not count. Returns the removed steps.
+    /// Removes old checkpoints: the newest `count` that can be trusted stay, and so does `best`.
+    /// One that cannot be trusted is never removed, and does not count. Returns the removed steps.
     ///
     /// # Errors
     /// [`RunError`] if a directory cannot be listed or removed.
@@ -232,8 +275,9 @@ impl CheckpointStore {
         Ok(removed)
     }
 
-    /// Moves the checkpoints after `step` out of the way, to `set-aside-step-…`. A run that goes on from an older
-    /// checkpoint calls this, else its next resume would find the newer ones of the abandoned branch.
+    /// Moves the checkpoints after `step` out of the way, to `set-aside-step-…`. A run that goes on
+    /// from an older checkpoint calls this, else its next resume would find the newer ones of the
+    /// abandoned branch.
     ///
     /// # Errors
     /// [`RunError`] if a directory cannot be listed or renamed.
@@ -241,8 +285,12 @@ impl CheckpointStore {
         let mut moved = Vec::new();
         for later in self.steps()?.into_iter().filter(|&later| later > step) {
             let free = (0_u32..).map(|number| match number {
-                0 => self.dir.join(format!("set-aside-{}", directory_name(later))),
-                _ => self.dir.join(format!("set-aside-{}-{number}", directory_name(later))),
+                0 => self
+                    .dir
+                    .join(format!("set-aside-{}", directory_name(later))),
+                _ => self
+                    .dir
+                    .join(format!("set-aside-{}-{number}", directory_name(later))),
             });
             if let Some(path) = free.into_iter().find(|path| !path.exists()) {
                 rename(&self.path_of(later), &path)?;
@@ -257,7 +305,9 @@ impl CheckpointStore {
     fn remove(&mut self, step: u64) -> Result<(), RunError> {
         self.known_good.remove(&step);
         // Renamed first: a kill in the middle of the removal must not leave a torn `step-…`.
-        let dying = self.dir.join(format!("{TEMPORARY}{step}-{}", std::process::id()));
+        let dying = self
+            .dir
+            .join(format!("{TEMPORARY}{step}-{}", std::process::id()));
         remove_tree(&dying)?;
         rename(&self.path_of(step), &dying)?;
         remove_tree(&dying)
@@ -271,7 +321,8 @@ impl CheckpointStore {
                     remove_any(&path)?;
                 }
             } else if let Some(step) = name.strip_prefix(REPLACED).and_then(step_of) {
-                // Killed between the two renames of a replacement: the old one is the only one of its step.
+                // Killed between the two renames of a replacement: the old one is the only one of
+                // its step.
                 if self.path_of(step).exists() {
                     remove_tree(&path)?;
                 } else {
@@ -291,16 +342,20 @@ fn directory_name(step: u64) -> String {
     format!("step-{step:08}")
 }
 
-/// The step of a directory name that this module would write; anything else, such as `step-7`, is not ours.
+/// The step of a directory name that this module would write; anything else, such as `step-7`, is
+/// not ours.
 fn step_of(name: &str) -> Option<u64> {
     let step = name.strip_prefix("step-")?.parse().ok()?;
     (directory_name(step) == name).then_some(step)
 }
 
-/// Whether `<step>-<pid>` names another process that still runs. Where that cannot be known the run's lock decides: its
-/// holder, who is asking, is the only one who may be saving here.
+/// Whether `<step>-<pid>` names another process that still runs. Where that cannot be known the
+/// run's lock decides: its holder, who is asking, is the only one who may be saving here.
 fn belongs_to_the_living(rest: &str) -> bool {
-    let pid = rest.rsplit('-').next().and_then(|pid| pid.parse::<u32>().ok());
+    let pid = rest
+        .rsplit('-')
+        .next()
+        .and_then(|pid| pid.parse::<u32>().ok());
     pid.is_some_and(|pid| pid != std::process::id() && Path::new(&format!("/proc/{pid}")).exists())
 }
 

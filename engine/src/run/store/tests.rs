@@ -9,7 +9,10 @@ use super::*;
 fn save(store: &mut CheckpointStore, step: u64) {
     store
         .save::<RunError>(step, 100, |writer| {
-            writer.write("adapter/adapter_model.safetensors", format!("weights {step}").as_bytes())?;
+            writer.write(
+                "adapter/adapter_model.safetensors",
+                format!("weights {step}").as_bytes(),
+            )?;
             writer.write("state.json", format!("{{\"step\":{step}}}").as_bytes())
         })
         .unwrap();
@@ -24,7 +27,11 @@ fn store_with(dir: &Path, steps: &[u64]) -> CheckpointStore {
 }
 
 fn newest(store: &CheckpointStore) -> Option<u64> {
-    store.latest_verified().unwrap().newest.map(|checkpoint| checkpoint.step)
+    store
+        .latest_verified()
+        .unwrap()
+        .newest
+        .map(|checkpoint| checkpoint.step)
 }
 
 /// Damages step 20 beside a good step 10 and returns why step 20 was skipped.
@@ -35,7 +42,10 @@ fn reason_after(damage: impl Fn(&Path)) -> RunError {
     let mut found = store.latest_verified().unwrap();
     assert_eq!(found.newest.unwrap().step, 10);
     assert_eq!(found.skipped.len(), 1);
-    assert!(dir.path().join("step-00000020").exists(), "skipped, not deleted");
+    assert!(
+        dir.path().join("step-00000020").exists(),
+        "skipped, not deleted"
+    );
     found.skipped.remove(0).reason
 }
 
@@ -47,9 +57,14 @@ fn saved_checkpoint_is_found_with_its_files() {
     assert!(found.skipped.is_empty());
     let checkpoint = found.newest.unwrap();
     assert_eq!(checkpoint.step, 10);
-    let file = checkpoint.file("adapter/adapter_model.safetensors").unwrap();
+    let file = checkpoint
+        .file("adapter/adapter_model.safetensors")
+        .unwrap();
     assert_eq!(fs::read(file).unwrap(), b"weights 10");
-    assert_eq!(fs::read_to_string(dir.path().join("latest")).unwrap(), "step-00000010\n");
+    assert_eq!(
+        fs::read_to_string(dir.path().join("latest")).unwrap(),
+        "step-00000010\n"
+    );
 }
 
 #[test]
@@ -58,7 +73,10 @@ fn unnamed_file_is_not_trusted() {
     let store = store_with(dir.path(), &[5]);
     fs::write(dir.path().join("step-00000005/extra"), b"x").unwrap();
     let checkpoint = store.latest_verified().unwrap().newest.unwrap();
-    assert!(matches!(checkpoint.file("extra"), Err(RunError::NotInManifest { .. })));
+    assert!(matches!(
+        checkpoint.file("extra"),
+        Err(RunError::NotInManifest { .. })
+    ));
 }
 
 #[test]
@@ -75,7 +93,14 @@ fn torn_saves_are_skipped_with_their_reason() {
     assert!(matches!(half_manifest, RunError::Decode { .. }));
 
     let truncated = reason_after(|dir| fs::write(dir.join(weights), b"weig").unwrap());
-    assert!(matches!(truncated, RunError::WrongSize { expected: 10, actual: 4, .. }));
+    assert!(matches!(
+        truncated,
+        RunError::WrongSize {
+            expected: 10,
+            actual: 4,
+            ..
+        }
+    ));
 
     let flipped = reason_after(|dir| fs::write(dir.join(weights), b"weights 30").unwrap());
     assert!(matches!(flipped, RunError::WrongHash { .. }));
@@ -108,19 +133,31 @@ fn manifest_cannot_name_files_outside() {
     let _ = store_with(dir.path(), &[20]);
     let checkpoint = dir.path().join("step-00000020");
     let path = checkpoint.join("manifest.json");
-    let text = fs::read_to_string(&path).unwrap().replace("state.json", "../state.json");
+    let text = fs::read_to_string(&path)
+        .unwrap()
+        .replace("state.json", "../state.json");
     fs::write(&path, text).unwrap();
-    assert!(matches!(verify(&checkpoint), Err(RunError::ManifestDigest { .. })));
+    assert!(matches!(
+        verify(&checkpoint),
+        Err(RunError::ManifestDigest { .. })
+    ));
 }
 
 #[test]
 fn renamed_checkpoint_is_not_taken_for_another_step() {
     let dir = tempfile::tempdir().unwrap();
     let store = store_with(dir.path(), &[20]);
-    fs::rename(dir.path().join("step-00000020"), dir.path().join("step-00000099")).unwrap();
+    fs::rename(
+        dir.path().join("step-00000020"),
+        dir.path().join("step-00000099"),
+    )
+    .unwrap();
     let found = store.latest_verified().unwrap();
     assert!(found.newest.is_none());
-    assert!(matches!(found.skipped[0].reason, RunError::WrongStep { found: 20, .. }));
+    assert!(matches!(
+        found.skipped[0].reason,
+        RunError::WrongStep { found: 20, .. }
+    ));
 }
 
 #[test]
@@ -151,7 +188,11 @@ fn directory_of_a_living_process_is_left_alone() {
 fn interrupted_replacement_brings_the_old_one_back() {
     let dir = tempfile::tempdir().unwrap();
     drop(store_with(dir.path(), &[10]));
-    fs::rename(dir.path().join("step-00000010"), dir.path().join(".old-step-00000010")).unwrap();
+    fs::rename(
+        dir.path().join("step-00000010"),
+        dir.path().join(".old-step-00000010"),
+    )
+    .unwrap();
     let store = CheckpointStore::open(dir.path()).unwrap();
     assert_eq!(newest(&store), Some(10));
 }
@@ -160,7 +201,9 @@ fn interrupted_replacement_brings_the_old_one_back() {
 fn saving_a_step_again_replaces_it() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = store_with(dir.path(), &[10]);
-    store.save::<RunError>(10, 1, |writer| writer.write("other", b"new")).unwrap();
+    store
+        .save::<RunError>(10, 1, |writer| writer.write("other", b"new"))
+        .unwrap();
     let checkpoint = store.latest_verified().unwrap().newest.unwrap();
     assert_eq!(checkpoint.manifest.files.len(), 1);
     assert_eq!(fs::read(checkpoint.file("other").unwrap()).unwrap(), b"new");
@@ -172,11 +215,19 @@ fn failed_save_leaves_the_old_checkpoint_and_no_trace() {
     let mut store = store_with(dir.path(), &[10]);
     let failed = store.save(20, 1, |writer| {
         writer.write("half", b"x")?;
-        Err(RunError::io("write", writer.dir(), std::io::ErrorKind::StorageFull.into()))
+        Err(RunError::io(
+            "write",
+            writer.dir(),
+            std::io::ErrorKind::StorageFull.into(),
+        ))
     });
     assert!(matches!(failed, Err(RunError::DiskFull { .. })));
     assert_eq!(newest(&store), Some(10));
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "`step-…` and `latest` only");
+    assert_eq!(
+        fs::read_dir(dir.path()).unwrap().count(),
+        2,
+        "`step-…` and `latest` only"
+    );
 }
 
 #[test]
@@ -207,7 +258,11 @@ fn pruning_keeps_the_newest_the_best_and_the_damaged() {
     let mut store = CheckpointStore::open(dir.path()).unwrap();
     assert_eq!(store.keep_last(2, Some(1)).unwrap(), vec![3]);
     assert_eq!(store.steps().unwrap(), vec![1, 2, 4, 5, 6]);
-    assert_eq!(store.keep_last(0, None).unwrap(), vec![4, 1], "the newest good one always stays");
+    assert_eq!(
+        store.keep_last(0, None).unwrap(),
+        vec![4, 1],
+        "the newest good one always stays"
+    );
     assert_eq!(newest(&store), Some(5));
 }
 
@@ -218,7 +273,11 @@ fn newer_checkpoints_of_an_abandoned_branch_are_set_aside() {
     assert_eq!(store.set_aside_after(1).unwrap().len(), 2);
     assert_eq!(newest(&store), Some(1));
     save(&mut store, 2);
-    assert_eq!(store.set_aside_after(1).unwrap().len(), 1, "a second branch finds a free name");
+    assert_eq!(
+        store.set_aside_after(1).unwrap().len(),
+        1,
+        "a second branch finds a free name"
+    );
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 5);
 }
 
@@ -226,7 +285,9 @@ fn newer_checkpoints_of_an_abandoned_branch_are_set_aside() {
 #[test]
 #[ignore = "helper process of `killed_save_never_loses_a_finished_checkpoint`"]
 fn child_saves_until_killed() {
-    let Ok(dir) = std::env::var("TEMPER_TEST_SAVE_DIR") else { return };
+    let Ok(dir) = std::env::var("TEMPER_TEST_SAVE_DIR") else {
+        return;
+    };
     let mut store = CheckpointStore::open(Path::new(&dir)).unwrap();
     let first = newest(&store).unwrap_or(0) + 1;
     for step in first..first + 10_000 {
@@ -249,22 +310,40 @@ fn killed_save_never_loses_a_finished_checkpoint() {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        // Killed at an odd moment after the third save, so at every stage of a save over the rounds.
-        let saved = |line: &str| line.strip_prefix("saved ").and_then(|step| step.parse().ok());
-        let first: Vec<u64> =
-            lines.by_ref().map_while(Result::ok).filter_map(|line| saved(&line)).take(3).collect();
+        // Killed at an odd moment after the third save, so at every stage of a save over the
+        // rounds.
+        let saved = |line: &str| {
+            line.strip_prefix("saved ")
+                .and_then(|step| step.parse().ok())
+        };
+        let first: Vec<u64> = lines
+            .by_ref()
+            .map_while(Result::ok)
+            .filter_map(|line| saved(&line))
+            .take(3)
+            .collect();
         let pause = Instant::now();
         while pause.elapsed() < Duration::from_micros(1 + round * 377) {}
         child.kill().unwrap();
         child.wait().unwrap();
-        let rest = lines.map_while(Result::ok).filter_map(|line| saved(&line)).last();
+        let rest = lines
+            .map_while(Result::ok)
+            .filter_map(|line| saved(&line))
+            .last();
         finished = rest.or(first.last().copied()).unwrap_or(finished);
 
         let store = CheckpointStore::open(dir.path()).unwrap();
         let found = store.latest_verified().unwrap();
-        assert!(found.skipped.is_empty(), "round {round}: {:?}", found.skipped);
+        assert!(
+            found.skipped.is_empty(),
+            "round {round}: {:?}",
+            found.skipped
+        );
         let step = found.newest.unwrap().step;
-        assert!(step == finished || step == finished + 1, "round {round}: {step} of {finished}");
+        assert!(
+            step == finished || step == finished + 1,
+            "round {round}: {step} of {finished}"
+        );
     }
     assert!(finished >= 36);
 }
