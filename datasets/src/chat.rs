@@ -134,6 +134,34 @@ mod tests {
     }
 
     #[test]
+    fn the_idioms_of_published_templates_work() {
+        let jinja = "{%- if messages[0]['role'] == 'system' %}
+    {%- set rest = messages[1:] %}{%- set system = '<<SYS>>' ~ messages[0]['content'] | trim %}
+{%- else %}{%- set rest = messages %}{%- set system = '' %}{%- endif %}
+{%- set ns = namespace(turns=0) %}
+{%- for message in rest %}
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('order') }}{%- endif %}
+    {%- if loop.index0 == 0 and system %}{%- set content = system + message.content %}
+    {%- else %}{%- set content = message.content %}{%- endif %}
+    {%- if message.role == 'user' %}{{ bos_token + '[INST] ' + content.split('##')[-1] + ' [/INST]' }}
+    {%- elif message.tool_calls is defined and message.tool_calls %}{%- continue %}
+    {%- else %}{{ ' ' + content|trim + ' ' + eos_token }}{%- endif %}
+    {%- set ns.turns = ns.turns + 1 %}
+{%- endfor %}
+{%- if strftime_now is defined %}{{ strftime_now('%d') }}{%- endif %}
+{%- if not enable_thinking %}{{ ns.turns }}{{ messages[::-1][0].role[:2] }}{%- endif %}";
+        let roles = ["system", "user", "assistant", "user"];
+        let messages: Vec<Message> = roles
+            .iter()
+            .map(|role| Message::new(*role, format!(" {role} ")))
+            .collect();
+        assert_eq!(
+            template(jinja).render(&messages, true).unwrap(),
+            "<s>[INST] <<SYS>>system user  [/INST] assistant </s><s>[INST]  user  [/INST]3us"
+        );
+    }
+
+    #[test]
     fn a_template_can_refuse_a_conversation() {
         let messages = [Message::new("user", "a"), Message::new("system", "b")];
         let error = template(CHATML).render(&messages, false).unwrap_err();

@@ -185,7 +185,8 @@ impl Loader {
             return before;
         }
         let next = self.steps_until(whole as u64) - before;
-        before + (part * next as f64).ceil() as u64
+        // 1.1 epochs of 10 steps are 11 steps, although 1.1 - 1 is a little more than 0.1.
+        before + (part * next as f64 - 1e-6).ceil() as u64
     }
 
     /// The batch of step `step`, counted from 0 over all epochs.
@@ -236,7 +237,9 @@ impl Loader {
     /// Steps of epochs 0 to `epoch`, inclusive.
     fn steps_until(&self, epoch: u64) -> u64 {
         if !self.config.packing {
-            return (epoch + 1) * self.steps_of(self.dataset.len());
+            return epoch
+                .saturating_add(1)
+                .saturating_mul(self.steps_of(self.dataset.len()));
         }
         loop {
             let (next, before) = {

@@ -155,6 +155,17 @@ fn the_last_step_of_an_epoch_takes_the_remainder() {
 }
 
 #[test]
+fn parts_of_epochs_are_rounded_up_to_steps_without_rounding_errors() {
+    let loader = Loader::new(dataset(60), config()).unwrap();
+    assert_eq!(loader.steps_per_epoch(), 10);
+    assert_eq!(
+        [1.1, 2.3, 0.05, 0.11].map(|epochs| loader.total_steps(epochs)),
+        [11, 23, 1, 2]
+    );
+    assert_eq!(loader.total_steps(-1.0), 0);
+}
+
+#[test]
 fn micro_batches_do_not_change_the_step() {
     let data = dataset(50);
     for base in [config(), packed()] {
