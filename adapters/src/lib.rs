@@ -1,16 +1,21 @@
 //! Everything that adapts: OFT, COFT, LoRA and DoRA on linear layers, PEFT directories in and out, merging.
 #![recursion_limit = "256"]
 
+mod attach;
 mod cayley;
+mod conv;
 mod linear;
 mod lora;
 mod oft;
 pub mod ops;
 mod param;
+pub mod peft;
 mod random;
 pub mod weights;
 
+pub use attach::{Adaptable, adapter_file, attach, attach_trained};
 pub use cayley::{Cayley, SkewPacking};
+pub use conv::AdaptedConv2d;
 pub use linear::{AdaptedLinear, Adapter};
 pub use lora::{Lora, LoraSpec};
 pub use oft::{Oft, OftSpec};

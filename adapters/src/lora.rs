@@ -47,6 +47,31 @@ impl Lora {
     /// PEFT's start: A uniform in ±1/√d (Kaiming with a = √5), B zero, DoRA's magnitude the norms of the rows of `weight: [o, d]`.
     pub fn initial(module: &str, weight: &Tensor<2>, spec: LoraSpec, random: &RandomSource) -> Self {
         let [out, width] = weight.dims();
+        Self::shaped(module, weight, [vec![spec.rank, width], vec![out, spec.rank]], spec, random)
+    }
+
+    /// The same for a convolution whose flattened weight is `weight: [o, i·kh·kw]`: A is `[r, i, kh, kw]`, B `[o, r, 1, 1]`.
+    pub fn initial_conv(
+        module: &str,
+        weight: &Tensor<2>,
+        kernel: [usize; 2],
+        spec: LoraSpec,
+        random: &RandomSource,
+    ) -> Self {
+        let [out, width] = weight.dims();
+        let [height, breadth] = kernel;
+        let a = vec![spec.rank, width / (height * breadth), height, breadth];
+        Self::shaped(module, weight, [a, vec![out, spec.rank, 1, 1]], spec, random)
+    }
+
+    fn shaped(
+        module: &str,
+        weight: &Tensor<2>,
+        [a_shape, b_shape]: [Vec<usize>; 2],
+        spec: LoraSpec,
+        random: &RandomSource,
+    ) -> Self {
+        let [out, width] = weight.dims();
         let device = weight.device();
         let tensor = |values: Vec<f32>| {
             let n = values.len();
@@ -59,8 +84,8 @@ impl Lora {
             Param::new(name("lora_magnitude_vector"), &[out], norm)
         });
         Self {
-            a: Param::new(name("lora_A.weight"), &[spec.rank, width], tensor(a)),
-            b: Param::new(name("lora_B.weight"), &[out, spec.rank], tensor(vec![0.0; out * spec.rank])),
+            a: Param::new(name("lora_A.weight"), &a_shape, tensor(a)),
+            b: Param::new(name("lora_B.weight"), &b_shape, tensor(vec![0.0; out * spec.rank])),
             magnitude,
             spec,
             dropout_source: None,
@@ -101,8 +126,8 @@ impl Lora {
             }
             _ => x,
         };
-        let low = linear(dropped, &self.a.get_as(dtype));
-        let update = linear(low, &self.b.get_as(dtype)).mul_scalar(self.spec.scaling);
+        let low = linear(dropped, &self.a.matrix().cast(dtype));
+        let update = linear(low, &self.b.matrix().cast(dtype)).mul_scalar(self.spec.scaling);
         match &self.magnitude {
             None => base + update,
             Some(magnitude) => {
@@ -115,7 +140,7 @@ impl Lora {
     }
 
     fn sum(&self, weight: Tensor<2>) -> Tensor<2> {
-        let update = self.b.get::<2>().matmul(self.a.get()).mul_scalar(self.spec.scaling);
+        let update = self.b.matrix().matmul(self.a.matrix()).mul_scalar(self.spec.scaling);
         weight.cast(update.dtype()) + update
     }
 
@@ -133,7 +158,7 @@ impl Lora {
 
     /// Undoes [`Self::merge`] of plain LoRA. `None` for DoRA: its row norms are gone after a merge.
     pub fn unmerge(&self, weight: Tensor<2>) -> Option<Tensor<2>> {
-        let update = self.b.get::<2>().matmul(self.a.get()).mul_scalar(self.spec.scaling);
+        let update = self.b.matrix().matmul(self.a.matrix()).mul_scalar(self.spec.scaling);
         self.magnitude.is_none().then(|| weight - plain(&update))
     }
 }

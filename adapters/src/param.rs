@@ -78,6 +78,12 @@ impl Param {
         self.value.clone().reshape(shape)
     }
 
+    /// The values as a matrix: the first dimension by all others together (a convolution's `[out, in·kh·kw]`).
+    pub fn matrix(&self) -> Tensor<2> {
+        let rows = self.shape[0];
+        self.value.clone().reshape([rows, self.numel() / rows.max(1)])
+    }
+
     /// The values in `dtype`, cast inside the graph.
     pub fn get_as<const D: usize>(&self, dtype: DType) -> Tensor<D> {
         let value = self.get();

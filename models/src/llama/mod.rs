@@ -8,6 +8,7 @@
 //!
 //! Deviation: attention beyond Mistral's sliding window is refused.
 
+mod adapt;
 mod cache;
 mod config;
 mod load;

@@ -1,0 +1,32 @@
+//! Which layers of a LLaMA can be adapted.
+
+use temper_adapters::peft::{Module, ModuleKind};
+use temper_adapters::{Adaptable, AdaptedLinear};
+
+use super::{Llama, LlamaConfig};
+
+impl LlamaConfig {
+    /// Every module with parameters, known from the sizes alone.
+    pub fn modules(&self) -> Vec<Module> {
+        let module = |(name, shape): (String, Vec<usize>)| {
+            let name = name.trim_end_matches(".weight");
+            match shape.as_slice() {
+                _ if name == "model.embed_tokens" => Module::new(name, ModuleKind::Embedding),
+                &[outputs, inputs] if name == "lm_head" => Module::linear(name, inputs, outputs).as_output_head(),
+                &[outputs, inputs] => Module::linear(name, inputs, outputs),
+                _ => Module::new(name, ModuleKind::Other),
+            }
+        };
+        self.tensors().into_iter().map(module).collect()
+    }
+}
+
+impl Adaptable for Llama {
+    fn modules(&self) -> Vec<Module> {
+        self.config.modules()
+    }
+
+    fn visit_linears_mut(&mut self, visit: &mut dyn FnMut(&mut AdaptedLinear)) {
+        Self::visit_linears_mut(self, visit);
+    }
+}
