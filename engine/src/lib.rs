@@ -1,0 +1,13 @@
+//! Everything that runs: recipes, devices, the trainer, checkpoints, generation and the command line of `temper`.
+#![recursion_limit = "256"]
+
+mod cli;
+mod commands;
+pub mod device;
+mod failure;
+pub mod hub;
+pub mod recipe;
+pub mod run;
+
+pub use cli::main;
+pub use failure::Failure;
