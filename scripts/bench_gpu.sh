@@ -32,7 +32,6 @@ BATCH_TOKENS=${BATCH_TOKENS:-8192}
 STEPS=${STEPS:-16}
 SKIP=${SKIP:-6}
 ROUNDS=${ROUNDS:-2}
-PRESET=${PRESET:-llama2-7b}
 WORK=${WORK:-target/bench-gpu}
 RESULTS=${RESULTS:-scripts/bench/results}
 PINS=(torch==2.15.0 transformers==5.23.0 peft==0.21.2 'numpy<3')
@@ -90,7 +89,7 @@ recipe() { # METHOD LENGTH BATCH DIRECTORY
     cat <<TOML
 device = "cuda:$CARD"
 [model]
-preset = "$PRESET"
+preset = "llama2-7b"
 init = "random"
 [adapter]
 $(adapter "$1")
