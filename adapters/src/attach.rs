@@ -24,6 +24,12 @@ pub trait Adaptable: Parameters {
     fn merge(&mut self) {
         self.visit_linears_mut(&mut AdaptedLinear::merge);
     }
+
+    /// Restores COFT's constraint on every layer: call after every change of the parameters.
+    fn project(&mut self) {
+        self.visit_linears_mut(&mut |linear| linear.adapter_mut().into_iter().for_each(Adapter::project));
+        self.visit_convs_mut(&mut |conv| conv.adapter_mut().into_iter().for_each(Adapter::project));
+    }
 }
 
 /// Attaches fresh adapters and leaves exactly what `config` names trainable: adapters, biases, `modules_to_save`.
@@ -90,7 +96,7 @@ pub fn attach_trained(
             }
         }
     });
-    project(model);
+    model.project();
     match failure {
         Some(error) => Err(error.into()),
         None => Ok(warnings),
@@ -118,20 +124,6 @@ pub fn adapter_file(model: &dyn Adaptable, config: &AdapterConfig) -> Result<Ada
         .map(|(module, slot, param)| Ok(AdapterTensor { module, slot, tensor: host_tensor(&param)? }))
         .collect::<Result<Vec<_>, PeftError>>()?;
     AdapterFile::new(config.clone(), tensors)
-}
-
-/// Restores COFT's constraint on every layer.
-pub(crate) fn project(model: &mut dyn Adaptable) {
-    model.visit_linears_mut(&mut |linear| {
-        if let Some(adapter) = linear.adapter_mut() {
-            adapter.project();
-        }
-    });
-    model.visit_convs_mut(&mut |conv| {
-        if let Some(adapter) = conv.adapter_mut() {
-            adapter.project();
-        }
-    });
 }
 
 const PREFIX: &str = "base_model.model.";

@@ -39,6 +39,8 @@ pub struct Data {
     pub loss_on: Option<LossOn>,
     /// Put several rows into one sequence, with attention and positions kept apart. Saves padding.
     pub packing: bool,
+    /// Draw a new order of the rows for every epoch. `false` reads them as they stand in the files.
+    pub shuffle: bool,
     /// Read only the first so many rows; 0 reads all.
     pub limit: usize,
     /// Keep the tokenised rows on disk and reuse them while files, tokenizer and template stay the
@@ -60,6 +62,7 @@ impl Default for Data {
             over_length: OverLength::default(),
             loss_on: None,
             packing: false,
+            shuffle: true,
             limit: 0,
             cache: true,
             eval: None,

@@ -1,0 +1,41 @@
+//! What the trainer needs of a model and its data. The loop knows neither tokens nor images.
+
+use temper_adapters::Adaptable;
+use temper_models::Gradients;
+
+use crate::Failure;
+
+/// What one optimizer step saw.
+#[derive(Clone, Debug, Default)]
+pub struct StepReport {
+    /// Mean loss over the targets of the step.
+    pub loss: f64,
+    /// Items read (tokens, padding included).
+    pub tokens: u64,
+    /// Items that entered the loss.
+    pub targets: u64,
+}
+
+/// A model with its data: gives gradients of any step, by number.
+pub trait Learner {
+    /// Loss and gradients of the global batch of `step`, a pure function of the step and the parameters.
+    ///
+    /// # Errors
+    /// Data that cannot be read or does not fit the model.
+    fn gradients(&mut self, step: u64, sums: &mut Gradients) -> Result<StepReport, Failure>;
+
+    /// The parameters.
+    fn model(&self) -> &dyn Adaptable;
+
+    /// The parameters, to update them.
+    fn model_mut(&mut self) -> &mut dyn Adaptable;
+
+    /// Mean loss on the held-out data, if there is any.
+    ///
+    /// # Errors
+    /// As [`Self::gradients`].
+    fn evaluate(&self) -> Result<Option<f64>, Failure>;
+
+    /// Which examples `step` reads, for the report of a step that went wrong.
+    fn describe_step(&self, step: u64) -> String;
+}

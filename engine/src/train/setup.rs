@@ -1,0 +1,354 @@
+//! From a recipe to a learner that is ready to train, and the dry run that stops short of the weights.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use burn::tensor::FloatDType;
+use temper_adapters::peft::AdapterConfig;
+use temper_adapters::{Parameters, RandomSource, attach};
+use temper_datasets::{Dataset, Loader, LoaderConfig, Tokenizer, random};
+use temper_models::{Llama, LlamaConfig};
+
+use super::adapter::peft_config;
+use super::language::LanguageLearner;
+use super::optimizer::AdamW;
+use super::plan::{MemoryPlan, PlanInput, grouped};
+use super::schedule::LearningRate;
+use super::trainer::TrainerOptions;
+use crate::data_source::{load_tokenizer, train_and_eval_sets};
+use crate::device::{self, Backend, OpenDevice};
+use crate::recipe::{Compute, Data, Init, Length, Recipe};
+use crate::run::{Verbosity, available_bytes, note};
+use crate::{Failure, hub};
+
+/// Everything a run needs, opened and checked.
+pub(super) struct Setup {
+    pub(super) learner: LanguageLearner,
+    pub(super) options: TrainerOptions,
+    pub(super) adapter: Option<AdapterConfig>,
+    pub(super) device: OpenDevice,
+    pub(super) tokenizer: Tokenizer,
+    /// Where the tokenizer's files lie.
+    tokenizer_directory: Option<PathBuf>,
+}
+
+impl Setup {
+    pub(super) fn new(recipe: &Recipe, quiet: bool) -> Result<Self, Failure> {
+        recipe.advice().iter().for_each(|line| note(line));
+        let device = device::open(&recipe.device)?;
+        let compute = device.precision(asked_precision(recipe))?;
+        let (config, directory) = architecture(recipe)?;
+        config.check_length(recipe.data.max_length).map_err(|error| {
+            Failure::usage(error).with_hint("lower `data.max_length` to what the model can place")
+        })?;
+        let verbosity = if quiet { Verbosity::Silent } else { Verbosity::Normal };
+        let tokenizer = load_tokenizer(recipe)?;
+        let tokenizer_directory = recipe.model.tokenizer_source().map(hub::resolve_model).transpose()?;
+        let (train, eval) = train_and_eval_sets(recipe, &tokenizer, verbosity)?;
+        check_vocabulary(&config, &train, &tokenizer)?;
+        if !quiet {
+            note(&train.report().to_string());
+        }
+        let adapter = peft_config(recipe, &config.modules(), recipe.model.path.as_deref().unwrap_or_default())?;
+        let mut model = load_model(recipe, config, directory.as_deref(), compute, &device)?;
+        prepare_parameters(recipe, &mut model, adapter.as_ref())?;
+        let train = Loader::new(train, loader_config(recipe, &tokenizer, true))?;
+        let eval = eval.map(|set| Loader::new(set, loader_config(recipe, &tokenizer, false))).transpose()?;
+        let total = total_steps(recipe, &train);
+        let options = trainer_options(recipe, total);
+        let learner = LanguageLearner {
+            model,
+            train,
+            eval,
+            average: recipe.train.loss_average,
+            recompute: recipe.train.gradient_checkpointing,
+            seed: recipe.seed,
+        };
+        Ok(Self { learner, options, adapter, device, tokenizer, tokenizer_directory })
+    }
+
+    pub(super) fn data_fingerprint(&self) -> String {
+        self.learner.train.dataset().fingerprint().to_owned()
+    }
+
+    /// Copies the tokenizer beside a saved model, so that the directory can be used alone.
+    pub(super) fn copy_tokenizer(&self, target: &Path) -> Result<(), Failure> {
+        let Some(source) = &self.tokenizer_directory else { return Ok(()) };
+        for name in [
+            "tokenizer.json",
+            "tokenizer.model",
+            "tokenizer_config.json",
+            "special_tokens_map.json",
+            "generation_config.json",
+            "chat_template.jinja",
+        ] {
+            let file = source.join(name);
+            if file.is_file() {
+                std::fs::copy(&file, target.join(name))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn asked_precision(recipe: &Recipe) -> Option<FloatDType> {
+    match recipe.precision.compute {
+        Compute::Auto => None,
+        Compute::F32 => Some(FloatDType::F32),
+        Compute::Bf16 => Some(FloatDType::BF16),
+        Compute::F16 => Some(FloatDType::F16),
+    }
+}
+
+/// The sizes of the model and, for pretrained weights, the directory they lie in.
+fn architecture(recipe: &Recipe) -> Result<(LlamaConfig, Option<PathBuf>), Failure> {
+    let model = &recipe.model;
+    if model.init == Init::Random {
+        return Ok((random_architecture(recipe)?, None));
+    }
+    let spec = model.path.as_deref().unwrap_or_default();
+    let directory = hub::resolve_model(spec)?;
+    let config = LlamaConfig::load(&directory)?;
+    if let Some(preset) = &model.preset {
+        let expected = LlamaConfig::preset(preset)?;
+        if expected.tensors() != config.tensors() {
+            let found = grouped(config.parameter_count() as u64);
+            let wanted = grouped(expected.parameter_count() as u64);
+            let message = format!("`{spec}` has {found} parameters in other shapes than preset `{preset}` ({wanted})");
+            return Err(Failure::usage(message).with_hint("correct `model.preset`, or remove it: config.json decides"));
+        }
+    }
+    Ok((config, Some(directory)))
+}
+
+fn random_architecture(recipe: &Recipe) -> Result<LlamaConfig, Failure> {
+    match (&recipe.model.preset, &recipe.model.config) {
+        (Some(preset), _) => Ok(LlamaConfig::preset(preset)?),
+        (None, Some(file)) => {
+            let text = std::fs::read_to_string(file)?;
+            Ok(LlamaConfig::from_json(&serde_json::from_str(&text)?)?)
+        }
+        (None, None) => Err(Failure::usage("`model.init = \"random\"` needs `model.preset` or `model.config`")),
+    }
+}
+
+fn load_model(
+    recipe: &Recipe,
+    config: LlamaConfig,
+    directory: Option<&Path>,
+    compute: FloatDType,
+    device: &OpenDevice,
+) -> Result<Llama, Failure> {
+    // Full fine-tuning keeps f32 weights and computes in them: a bf16 weight loses small updates.
+    match directory {
+        Some(directory) => Ok(Llama::load(directory, compute, &device.device)?),
+        None => Ok(Llama::random(config, compute, &device.device, &random_source(recipe.seed))),
+    }
+}
+
+/// Random numbers of the start: adapters and random weights.
+fn random_source(seed: u64) -> RandomSource {
+    RandomSource::new(move |purpose| random::rng(seed, &format!("init {purpose}"), 0, 0))
+}
+
+fn prepare_parameters(recipe: &Recipe, model: &mut Llama, adapter: Option<&AdapterConfig>) -> Result<(), Failure> {
+    let Some(config) = adapter else {
+        model.visit_mut(&mut |param| param.set_trainable(true));
+        return Ok(());
+    };
+    let source = random_source(recipe.seed);
+    let warnings = match recipe.adapter.as_ref().and_then(|adapter| adapter.init_from.as_ref()) {
+        None => attach(model, config, &source)?,
+        Some(directory) => {
+            let (file, _) = temper_adapters::peft::AdapterFile::load(Path::new(directory))?;
+            temper_adapters::attach_trained(model, &file, &source)?
+        }
+    };
+    warnings.iter().for_each(|warning| note(warning));
+    Ok(())
+}
+
+/// Every id of the data must have a row in the embedding, and the tokenizer must be the model's.
+fn check_vocabulary(config: &LlamaConfig, data: &Dataset, tokenizer: &Tokenizer) -> Result<(), Failure> {
+    let largest = (0..data.len()).flat_map(|i| data.example(i).input_ids.iter().copied()).max().unwrap_or(0);
+    if (largest as usize) < config.vocab_size {
+        return Ok(());
+    }
+    let size = format!(" (the tokenizer has {})", tokenizer.vocab_size());
+    let message = format!("the data holds token id {largest}, the model has {} embeddings{size}", config.vocab_size);
+    Err(Failure::run(message).with_hint("use the model's own tokenizer, or a model whose embedding was extended"))
+}
+
+fn loader_config(recipe: &Recipe, tokenizer: &Tokenizer, training: bool) -> LoaderConfig {
+    let data: &Data = &recipe.data;
+    LoaderConfig {
+        seed: recipe.seed,
+        batch_size: if training { recipe.train.batch_size } else { recipe.train.micro_batch_size },
+        micro_batch_size: recipe.train.micro_batch_size,
+        packing: training && data.packing,
+        max_length: data.max_length,
+        shuffle: training && data.shuffle,
+        // Padding is masked by position, so any id of the vocabulary will do; 0 always exists.
+        pad_id: tokenizer.eos().unwrap_or(0),
+        ..LoaderConfig::default()
+    }
+}
+
+fn total_steps(recipe: &Recipe, train: &Loader) -> u64 {
+    match recipe.train.length() {
+        Length::Steps(steps) => steps as u64,
+        Length::Epochs(epochs) => train.total_steps(epochs),
+    }
+}
+
+fn trainer_options(recipe: &Recipe, total: u64) -> TrainerOptions {
+    let train = &recipe.train;
+    TrainerOptions {
+        adam: AdamW {
+            beta1: train.beta1,
+            beta2: train.beta2,
+            epsilon: train.epsilon,
+            weight_decay: train.weight_decay,
+        },
+        rate: LearningRate {
+            peak: train.lr,
+            schedule: train.schedule,
+            warmup: train.warmup(total as usize) as u64,
+            total,
+            min_ratio: train.min_lr_ratio,
+        },
+        max_grad_norm: train.max_grad_norm,
+        eval_every: train.eval_every as u64,
+        save_every: train.save_every as u64,
+        keep_last: train.keep_last,
+        log_every: train.log_every as u64,
+        patience: train.early_stopping_patience,
+    }
+}
+
+/// Refuses to resume with a recipe that trains something else. What only concerns logging, saving and the place may change.
+pub(super) fn same_recipe(recipe: &Recipe, stored: &Path) -> Result<(), Failure> {
+    let text = std::fs::read_to_string(stored)?;
+    let old = Recipe::parse(&text, &stored.display().to_string(), &[])?;
+    let neutral = |recipe: &Recipe| {
+        let mut copy = recipe.clone();
+        copy.run = old.run.clone();
+        copy.device.clone_from(&old.device);
+        copy.sample = old.sample.clone();
+        copy.train.log_every = old.train.log_every;
+        copy.train.save_every = old.train.save_every;
+        copy.train.keep_last = old.train.keep_last;
+        copy.train.eval_every = old.train.eval_every;
+        copy.data.cache = old.data.cache;
+        copy.to_toml()
+    };
+    let (new, old_text) = (neutral(recipe), neutral(&old));
+    let changed: Vec<String> = new
+        .lines()
+        .filter(|line| !old_text.lines().any(|other| other == *line))
+        .map(|line| line.trim().to_owned())
+        .collect();
+    if changed.is_empty() && new == old_text {
+        return Ok(());
+    }
+    let message = format!("the recipe differs from the one in `{}`: {}", stored.display(), changed.join("; "));
+    Err(Failure::usage(message).with_hint("undo the change to resume, or start a new run in another `run.dir`"))
+}
+
+/// Prints parameters, steps, tokens and memory of a run without reading a weight.
+///
+/// # Errors
+/// What would also keep the run from starting, as far as it shows without weights.
+pub fn dry_run(recipe: &Recipe) -> Result<(), Failure> {
+    let config = known_architecture(recipe)?;
+    let adapter = peft_config(recipe, &config.modules(), recipe.model.path.as_deref().unwrap_or_default())?;
+    let data = DataPlan::new(recipe)?;
+    let on_host = device::open(&recipe.device).map_or(recipe.device == "cpu", |d| d.backend == Backend::Cpu);
+    let half = match recipe.precision.compute {
+        Compute::Bf16 | Compute::F16 => true,
+        Compute::Auto => !on_host,
+        Compute::F32 => false,
+    };
+    let micro_batch = recipe.train.micro_batch_size;
+    let plan = MemoryPlan::new(&PlanInput {
+        config: &config,
+        adapter: adapter.as_ref(),
+        micro_batch,
+        tokens: data.longest,
+        targets: micro_batch * data.longest_targets,
+        compute_bytes: if half { 2 } else { 4 },
+        recompute: recipe.train.gradient_checkpointing,
+        on_host,
+        data_bytes: data.bytes,
+    })?;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{plan}")?;
+    let total = match recipe.train.length() {
+        Length::Steps(steps) => steps,
+        Length::Epochs(epochs) => (epochs * (data.rows as f64 / recipe.train.batch_size as f64).ceil()).ceil() as usize,
+    };
+    let tokens = (total * recipe.train.batch_size) as f64 * data.mean_tokens;
+    writeln!(out, "rows                  {:>16}  ({})", grouped(data.rows as u64), data.source)?;
+    writeln!(out, "optimizer steps       {:>16}  ({} of warm-up)", grouped(total as u64), recipe.train.warmup(total))?;
+    writeln!(out, "tokens                {:>16}", grouped(tokens as u64))?;
+    if let (true, Some(available)) = (on_host, available_bytes())
+        && plan.total() > available
+    {
+        writeln!(out, "this does not fit: {} are available", super::plan::size(available))?;
+    }
+    Ok(())
+}
+
+/// The sizes without the network: a preset, a random model's config, or a local directory.
+fn known_architecture(recipe: &Recipe) -> Result<LlamaConfig, Failure> {
+    if recipe.model.init == Init::Random {
+        return random_architecture(recipe);
+    }
+    let local = recipe.model.path.as_deref().map(Path::new).filter(|path| path.is_dir());
+    match (local, &recipe.model.preset) {
+        (Some(directory), _) => Ok(LlamaConfig::load(directory)?),
+        (None, Some(preset)) => Ok(LlamaConfig::preset(preset)?),
+        (None, None) => Ok(architecture(recipe)?.0),
+    }
+}
+
+/// What the dry run knows of the data.
+struct DataPlan {
+    rows: usize,
+    longest: usize,
+    longest_targets: usize,
+    mean_tokens: f64,
+    bytes: u64,
+    source: String,
+}
+
+/// Published data sets whose size is known without a download: name, rows, tokens a row with the LLaMA tokenizer and MetaMath's template.
+const PUBLISHED: [(&str, usize, f64); 1] = [("meta-math/MetaMathQA", 395_000, 250.0)];
+
+impl DataPlan {
+    fn new(recipe: &Recipe) -> Result<Self, Failure> {
+        let length = recipe.data.max_length;
+        if let [spec] = recipe.data.path.as_slice()
+            && let Some(&(name, rows, mean_tokens)) = PUBLISHED.iter().find(|(name, ..)| spec.split('@').next() == Some(name))
+            && !Path::new(spec).exists()
+        {
+            let rows = if recipe.data.limit > 0 { rows.min(recipe.data.limit) } else { rows };
+            let source = format!("{name} as published, about {mean_tokens} tokens a row; not read");
+            return Ok(Self { rows, longest: length, longest_targets: length, mean_tokens, bytes: (rows as f64 * mean_tokens * 8.0) as u64, source });
+        }
+        let tokenizer = load_tokenizer(recipe)?;
+        let (train, _eval): (Arc<Dataset>, _) = train_and_eval_sets(recipe, &tokenizer, Verbosity::Silent)?;
+        let report = train.report();
+        let targets = |i: usize| train.example(i).labels.iter().filter(|&&label| label >= 0).count();
+        let longest = if recipe.data.packing { length } else { report.longest };
+        Ok(Self {
+            rows: train.len(),
+            longest,
+            longest_targets: if recipe.data.packing { length } else { (0..train.len()).map(targets).max().unwrap_or(0) },
+            mean_tokens: report.tokens as f64 / train.len().max(1) as f64,
+            bytes: report.tokens as u64 * 8,
+            source: "after tokenisation".to_owned(),
+        })
+    }
+}

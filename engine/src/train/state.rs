@@ -1,0 +1,146 @@
+//! What a checkpoint holds: trained parameters, moments, and where the run stands.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::tensor::{Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+use temper_adapters::ops::HostView;
+use temper_adapters::weights::{Checkpoint, Dtype, HostTensor, WeightsError, save_safetensors};
+use temper_adapters::{Adaptable, Parameters};
+use temper_models::host_tensor;
+
+use super::optimizer::{Moments, OptimizerState};
+use crate::Failure;
+use crate::run::CheckpointWriter;
+
+const TRAINED: &str = "trained.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const STATE: &str = "state.json";
+
+/// Where a run stands. Randomness and data order are functions of the step, so nothing of them is here.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Position {
+    /// Optimizer steps done.
+    pub step: u64,
+    /// Tokens read so far.
+    pub tokens: u64,
+    /// Loss of the first step.
+    pub first_loss: Option<f64>,
+    /// Loss of the last step.
+    pub last_loss: f64,
+    /// Held-out loss before the first step.
+    pub eval_before: Option<f64>,
+    /// The lowest held-out loss and its step.
+    pub best: Option<(f64, u64)>,
+    /// Evaluations since the best one.
+    pub stale_evals: usize,
+    /// Seconds of training so far.
+    pub seconds: f64,
+    /// Fingerprint of the data the run reads.
+    pub data: String,
+}
+
+/// Writes a checkpoint's files.
+///
+/// # Errors
+/// When a file cannot be written.
+pub(crate) fn save(
+    writer: &CheckpointWriter,
+    model: &dyn Adaptable,
+    optimizer: &OptimizerState,
+    position: &Position,
+) -> Result<(), Failure> {
+    let mut trained = Vec::new();
+    let mut failure = None;
+    model.visit(&mut |param| {
+        if param.is_trainable() {
+            match host_tensor(param, Dtype::F32) {
+                Ok(tensor) => trained.push((param.name().to_owned(), tensor)),
+                Err(error) => failure = Some(error),
+            }
+        }
+    });
+    if let Some(error) = failure {
+        return Err(error.into());
+    }
+    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+    save_safetensors(&writer.dir().join(TRAINED), &trained, &metadata)?;
+    drop(trained);
+    let mut moments = Vec::new();
+    for (name, state) in &optimizer.moments {
+        let (m, v) = match state {
+            Moments::Host { m, v } => (vector(m)?, vector(v)?),
+            Moments::Device { m, v } => (vector(&values(m))?, vector(&values(v))?),
+        };
+        moments.push((format!("{name}.exp_avg"), m));
+        moments.push((format!("{name}.exp_avg_sq"), v));
+    }
+    save_safetensors(&writer.dir().join(OPTIMIZER), &moments, &metadata)?;
+    let state = State { position: position.clone(), updates: optimizer.updates };
+    writer.write(STATE, serde_json::to_string_pretty(&state)?.as_bytes())?;
+    Ok(())
+}
+
+#[derive(Serialize, Deserialize)]
+struct State {
+    position: Position,
+    updates: u64,
+}
+
+/// Reads a verified checkpoint back into `model` and returns optimizer and position.
+///
+/// # Errors
+/// When its tensors are not exactly the trained ones of `model`.
+pub(crate) fn load(directory: &Path, model: &mut dyn Adaptable) -> Result<(OptimizerState, Position), Failure> {
+    let text = std::fs::read(directory.join(STATE))?;
+    let state: State = serde_json::from_slice(&text)?;
+    let trained = Checkpoint::open(directory.join(TRAINED))?;
+    let moments = Checkpoint::open(directory.join(OPTIMIZER))?;
+    let mut optimizer = OptimizerState { updates: state.updates, ..OptimizerState::default() };
+    let mut outcome: Result<usize, WeightsError> = Ok(0);
+    model.visit_mut(&mut |param| {
+        let Ok(count) = outcome else { return };
+        if !param.is_trainable() {
+            return;
+        }
+        let mut read = || {
+            trained.expect(param.name(), param.shape())?;
+            let device = param.plain().device();
+            let values = trained.read_f32(param.name())?;
+            let n = values.len();
+            param.set(Tensor::from_data(TensorData::new(values, [n]), &device));
+            let [m, v] = ["exp_avg", "exp_avg_sq"].map(|slot| moments.read_f32(&format!("{}.{slot}", param.name())));
+            let (m, v) = (m?, v?);
+            let on_host = HostView::view(&param.plain()).is_some();
+            let entry = if on_host {
+                Moments::Host { m, v }
+            } else {
+                let tensor = |values: Vec<f32>| Tensor::from_data(TensorData::new(values, [n]), &device);
+                Moments::Device { m: tensor(m), v: tensor(v) }
+            };
+            optimizer.moments.insert(param.name().to_owned(), entry);
+            Ok(count + 1)
+        };
+        outcome = read();
+    });
+    let count = outcome?;
+    if count != trained.len() {
+        let message = format!("the checkpoint has {} trained tensors, the recipe trains {count}", trained.len());
+        return Err(Failure::run(message).with_hint("resume with the recipe the run was started with"));
+    }
+    Ok((optimizer, state.position))
+}
+
+/// Bytes a checkpoint will take, for the check of free space.
+pub(super) fn expected_bytes(model: &dyn Parameters) -> u64 {
+    (model.count(true) as u64) * 12 + (1 << 16)
+}
+
+fn values(tensor: &Tensor<1>) -> Vec<f32> {
+    tensor.clone().into_data().iter::<f32>().collect()
+}
+
+fn vector(values: &[f32]) -> Result<HostTensor, WeightsError> {
+    HostTensor::from_f32(Dtype::F32, vec![values.len()], values)
+}

@@ -1,0 +1,245 @@
+//! The loop: step, guard, clip, update, log, evaluate, save. The same for every model.
+
+use std::time::Instant;
+
+use temper_adapters::{Adaptable, Param};
+use temper_models::Gradients;
+
+use super::learner::{Learner, StepReport};
+use super::optimizer::{AdamW, OptimizerState, clip, global_norm, without_gradient};
+use super::schedule::LearningRate;
+use super::state::{self, Position};
+use crate::Failure;
+use crate::run::{
+    CheckpointStore, EvalMetric, EventWriter, Metric, MetricsWriter, Progress, Row, RunDir, Signals, resident_bytes,
+};
+
+/// How a run is driven.
+#[derive(Clone, Copy, Debug)]
+pub struct TrainerOptions {
+    /// The optimizer.
+    pub adam: AdamW,
+    /// The learning rate.
+    pub rate: LearningRate,
+    /// Largest global norm of the gradients; 0 turns clipping off.
+    pub max_grad_norm: f64,
+    /// Steps between evaluations; 0 evaluates at the start and the end alone.
+    pub eval_every: u64,
+    /// Steps between checkpoints; 0 saves at the end alone.
+    pub save_every: u64,
+    /// Checkpoints kept.
+    pub keep_last: usize,
+    /// Steps between log lines.
+    pub log_every: u64,
+    /// Evaluations without improvement before the run stops.
+    pub patience: Option<usize>,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// All steps were made.
+    Complete,
+    /// The held-out loss stopped improving.
+    EarlyStop,
+    /// A signal asked for it; everything is saved.
+    Signal(i32),
+}
+
+/// Files and switches of a run in progress.
+pub(super) struct Trainer<'a> {
+    pub(super) options: TrainerOptions,
+    pub(super) learner: &'a mut dyn Learner,
+    pub(super) optimizer: OptimizerState,
+    pub(super) position: Position,
+    pub(super) directory: &'a RunDir,
+    pub(super) store: CheckpointStore,
+    pub(super) metrics: MetricsWriter,
+    pub(super) events: EventWriter,
+    pub(super) progress: Progress,
+    pub(super) signals: &'a Signals,
+    /// Seconds and tokens of the steps of this process but the first, which warms caches up.
+    pub(super) timed: (f64, u64),
+}
+
+impl Trainer<'_> {
+    /// Runs to the end, or to a reason to stop before it.
+    pub(super) fn run(&mut self) -> Result<Ending, Failure> {
+        let total = self.options.rate.total;
+        if self.position.step == 0 && self.position.eval_before.is_none() {
+            self.position.eval_before = self.evaluate()?;
+        }
+        let first = self.position.step;
+        while self.position.step < total {
+            self.step(first)?;
+            let step = self.position.step;
+            let due = |every: u64| every > 0 && step.is_multiple_of(every);
+            let stop = if due(self.options.eval_every) && step < total { self.evaluate_and_judge()? } else { false };
+            let signal = self.signals.stop_requested();
+            let save_now = self.signals.take_save_request();
+            if due(self.options.save_every) || save_now || signal.is_some() || stop || step == total {
+                self.save()?;
+            }
+            if let Some(signal) = signal {
+                return Ok(Ending::Signal(signal));
+            }
+            if stop {
+                return Ok(Ending::EarlyStop);
+            }
+        }
+        Ok(Ending::Complete)
+    }
+
+    fn step(&mut self, first: u64) -> Result<(), Failure> {
+        let step = self.position.step;
+        let start = Instant::now();
+        let mut gradients = Gradients::new();
+        let report = self.learner.gradients(step, &mut gradients)?;
+        if step == first {
+            self.audit(&gradients)?;
+        }
+        let (norm, broken) = global_norm(&gradients);
+        if !report.loss.is_finite() || !norm.is_finite() {
+            return Err(self.not_finite(report.loss, broken, &gradients));
+        }
+        clip(&mut gradients, norm, self.options.max_grad_norm);
+        let lr = self.options.rate.at(step);
+        self.update(gradients, lr);
+        let seconds = start.elapsed().as_secs_f64();
+        if step > first {
+            self.timed.0 += seconds;
+            self.timed.1 += report.tokens;
+        }
+        self.advance(&report, seconds);
+        if self.position.step.is_multiple_of(self.options.log_every.max(1)) || self.position.step == self.options.rate.total {
+            self.log(&report, [lr, norm, seconds])?;
+        }
+        let speed = report.tokens as f64 / seconds;
+        self.progress.step(self.position.step, report.loss, speed);
+        Ok(())
+    }
+
+    /// Every trained tensor must get a gradient: a hole in the graph would leave it untrained in silence.
+    fn audit(&self, gradients: &Gradients) -> Result<(), Failure> {
+        let missing = without_gradient(self.learner.model(), gradients);
+        if missing.is_empty() && !gradients.is_empty() {
+            return Ok(());
+        }
+        let shown = missing.iter().take(4).cloned().collect::<Vec<_>>().join("`, `");
+        let message = format!("{} trained tensors got no gradient: `{shown}`", missing.len());
+        Err(Failure::run(message).with_hint("the batch may hold no target token; see `temper data preview`"))
+    }
+
+    fn update(&mut self, mut gradients: Gradients, lr: f64) {
+        self.optimizer.begin_update();
+        let (optimizer, adam) = (&mut self.optimizer, self.options.adam);
+        let model = self.learner.model_mut();
+        model.visit_mut(&mut |param: &mut Param| {
+            if let Some(gradient) = gradients.remove(param.name()) {
+                optimizer.update(&adam, lr, param, gradient);
+            }
+        });
+        model.project();
+    }
+
+    fn advance(&mut self, report: &StepReport, seconds: f64) {
+        let position = &mut self.position;
+        position.step += 1;
+        position.tokens += report.tokens;
+        position.seconds += seconds;
+        position.first_loss.get_or_insert(report.loss);
+        position.last_loss = report.loss;
+    }
+
+    fn log(&mut self, report: &StepReport, [lr, grad_norm, seconds]: [f64; 3]) -> Result<(), Failure> {
+        let tokens_per_second = report.tokens as f64 / seconds;
+        let position = &self.position;
+        self.metrics.write(&Row::Train(Metric {
+            step: position.step,
+            loss: report.loss,
+            lr,
+            grad_norm,
+            tokens: position.tokens,
+            tokens_per_second,
+            memory_bytes: resident_bytes().unwrap_or(0),
+            seconds: position.seconds,
+        }))?;
+        let scalars = [
+            ("train/loss", report.loss),
+            ("train/lr", lr),
+            ("train/grad_norm", grad_norm),
+            ("train/tokens_per_second", tokens_per_second),
+        ];
+        self.events.scalars(position.step, &scalars)?;
+        Ok(())
+    }
+
+    /// Held-out loss now, logged.
+    pub(super) fn evaluate(&mut self) -> Result<Option<f64>, Failure> {
+        let Some(loss) = self.learner.evaluate()? else { return Ok(None) };
+        let position = &self.position;
+        self.metrics.write(&Row::Eval(EvalMetric {
+            step: position.step,
+            eval_loss: loss,
+            eval_tokens: position.tokens,
+            seconds: position.seconds,
+            scores: std::collections::BTreeMap::new(),
+        }))?;
+        self.events.scalars(position.step, &[("eval/loss", loss)])?;
+        Ok(Some(loss))
+    }
+
+    /// Whether the run should stop: no better held-out loss for `patience` evaluations.
+    fn evaluate_and_judge(&mut self) -> Result<bool, Failure> {
+        let Some(loss) = self.evaluate()? else { return Ok(false) };
+        let position = &mut self.position;
+        if position.best.is_none_or(|(best, _)| loss < best) {
+            position.best = Some((loss, position.step));
+            position.stale_evals = 0;
+        } else {
+            position.stale_evals += 1;
+        }
+        Ok(self.options.patience.is_some_and(|patience| position.stale_evals >= patience))
+    }
+
+    /// Writes a checkpoint of the present state.
+    pub(super) fn save(&mut self) -> Result<(), Failure> {
+        self.metrics.sync()?;
+        let (model, optimizer, position) = (self.learner.model(), &self.optimizer, &self.position);
+        let bytes = state::expected_bytes(model);
+        self.store.save(position.step, bytes, |writer| state::save(writer, model, optimizer, position))?;
+        self.store.keep_last(self.options.keep_last, position.best.map(|(_, step)| step))?;
+        Ok(())
+    }
+
+    /// The state before the bad step is saved; the report names the step, its examples and the first broken tensor.
+    fn not_finite(&mut self, loss: f64, broken: Option<String>, gradients: &Gradients) -> Failure {
+        let step = self.position.step;
+        let model: &dyn Adaptable = self.learner.model();
+        let mut first = None;
+        model.visit(&mut |param| {
+            let bad = |tensor: burn::tensor::Tensor<1>| !tensor.sum().into_scalar::<f32>().is_finite();
+            if first.is_none() && param.is_trainable() && bad(param.plain()) {
+                first = Some(format!("parameter `{}`", param.name()));
+            }
+            if first.is_none() && gradients.get(param.name()).is_some_and(|g| bad(g.clone())) {
+                first = Some(format!("gradient of `{}`", param.name()));
+            }
+        });
+        let place = first.or_else(|| broken.map(|name| format!("gradient of `{name}`")));
+        let place = place.unwrap_or_else(|| "the loss".to_owned());
+        let rows = self.learner.describe_step(step);
+        let report = serde_json::json!({ "step": step + 1, "loss": format!("{loss}"), "first_not_finite": place, "examples": rows });
+        let saved = self
+            .directory
+            .write_json(&self.directory.path().join("not_finite.json"), &report)
+            .map_err(Failure::from)
+            .and_then(|()| self.save());
+        let kept = match saved {
+            Ok(()) => format!("the state before it is saved as step {step}"),
+            Err(failure) => format!("the state before it could NOT be saved: {failure}"),
+        };
+        let message = format!("step {} is not finite (loss {loss}, first in the {place}); examples {rows}; {kept}", step + 1);
+        Failure::run(message).with_hint("lower `train.lr`, set `train.max_grad_norm`, or look at the examples with `temper data preview`")
+    }
+}
