@@ -134,11 +134,7 @@ pub fn read_rows(
     kind: DataKind,
     limit: Option<usize>,
 ) -> Result<Vec<(RowLocation, Row)>> {
-    let mut sink = RowSink {
-        kind,
-        limit: limit.unwrap_or(usize::MAX),
-        rows: Vec::new(),
-    };
+    let mut sink = RowSink::new(kind, limit.unwrap_or(usize::MAX));
     for path in files {
         if sink.is_full() {
             break;
@@ -153,14 +149,31 @@ pub(crate) struct RowSink {
     kind: DataKind,
     limit: usize,
     rows: Vec<(RowLocation, Row)>,
+    /// The fields of the first record, also if it is no row of this kind.
+    first_fields: Option<Vec<String>>,
 }
 
 impl RowSink {
+    pub(crate) fn new(kind: DataKind, limit: usize) -> Self {
+        Self {
+            kind,
+            limit,
+            rows: Vec::new(),
+            first_fields: None,
+        }
+    }
+
+    pub(crate) fn into_first_fields(self) -> Option<Vec<String>> {
+        self.first_fields
+    }
+
     pub(crate) fn is_full(&self) -> bool {
         self.rows.len() >= self.limit
     }
 
     pub(crate) fn push(&mut self, record: Record, location: RowLocation) -> Result<()> {
+        self.first_fields
+            .get_or_insert_with(|| record.0.keys().cloned().collect());
         let row = to_row(record, self.kind, &location)?;
         self.rows.push((location, row));
         Ok(())
@@ -185,7 +198,7 @@ impl Format {
     }
 }
 
-fn read_file(path: &Path, sink: &mut RowSink) -> Result<()> {
+pub(crate) fn read_file(path: &Path, sink: &mut RowSink) -> Result<()> {
     let bad = |reason: &str| DataError::BadFormat {
         path: path.into(),
         kind: sink.kind.name(),

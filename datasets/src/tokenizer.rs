@@ -76,6 +76,38 @@ impl Tokenizer {
         Self::assemble(loaded, &side, template, &bytes, &file)
     }
 
+    /// Stands in for a tokenizer where rows of ids need none: it knows how many ids there are, and nothing
+    /// else. To encode or decode with it is an error.
+    ///
+    /// ```
+    /// let ids = temper_datasets::Tokenizer::of_ids(256);
+    /// assert_eq!(ids.vocab_size(), 256);
+    /// assert!(ids.is_without_text() && ids.encode("text", false).is_err());
+    /// ```
+    pub fn of_ids(vocab_size: usize) -> Self {
+        let mut tokenizer = Self {
+            plain: tokenizers::Tokenizer::new(tokenizers::models::bpe::BPE::default()),
+            with_specials: OnceLock::new(),
+            special_texts: Vec::new(),
+            bos: None,
+            eos: None,
+            stops: Vec::new(),
+            adds_bos: false,
+            vocab_size,
+            chat_template: None,
+            fingerprint: String::new(),
+        };
+        let size = vocab_size as u64;
+        tokenizer.fingerprint = tokenizer.compute_fingerprint(&size.to_le_bytes());
+        tokenizer
+    }
+
+    /// Whether this only stands in for a tokenizer, see [`of_ids`](Self::of_ids).
+    pub fn is_without_text(&self) -> bool {
+        // A tokenizer with an empty vocabulary is never loaded.
+        self.plain.get_vocab_size(true) == 0
+    }
+
     fn assemble(
         loaded: Loaded,
         side: &SideFiles,
@@ -153,6 +185,12 @@ impl Tokenizer {
             return Err(DataError::Decode {
                 tokens: ids.len(),
                 reason,
+            });
+        }
+        if self.is_without_text() && !ids.is_empty() {
+            return Err(DataError::Decode {
+                tokens: ids.len(),
+                reason: NO_TOKENIZER.into(),
             });
         }
         self.plain
@@ -329,7 +367,15 @@ fn special_texts(inner: &tokenizers::Tokenizer) -> Vec<(String, u32)> {
     texts
 }
 
+const NO_TOKENIZER: &str = "there is no tokenizer, only a number of ids";
+
 fn encode_with(inner: &tokenizers::Tokenizer, text: &str) -> Result<Vec<u32>> {
+    if inner.get_vocab_size(true) == 0 {
+        return Err(DataError::Encode {
+            bytes: text.len(),
+            reason: NO_TOKENIZER.into(),
+        });
+    }
     let encoding = inner
         .encode_fast(text, false)
         .map_err(|error| DataError::Encode {

@@ -19,6 +19,14 @@ struct Cli {
 enum Command {
     /// List compute devices: what was compiled in, what is present, memory, dtypes
     Devices(commands::devices::Args),
+    /// Check, show and explain recipes
+    Recipe(commands::recipe::Args),
+    /// Look at training data as the model sees it
+    Data(commands::data::Args),
+    /// Turn the texts of a JSONL file into token ids, or back
+    Tokenize(commands::tokenize::Args),
+    /// Say what a file or directory is: model, adapter, run, checkpoint, dataset, tokenizer, recipe
+    Inspect(commands::inspect::Args),
 }
 
 /// Runs the command line of this process.
@@ -46,5 +54,9 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Devices(args) => commands::devices::run(&args),
+        Command::Recipe(args) => commands::recipe::run(&args),
+        Command::Data(args) => commands::data::run(&args),
+        Command::Tokenize(args) => commands::tokenize::run(&args),
+        Command::Inspect(args) => commands::inspect::run(&args),
     }
 }

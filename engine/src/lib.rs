@@ -3,6 +3,7 @@
 
 mod cli;
 mod commands;
+mod data_source;
 pub mod device;
 mod failure;
 pub mod hub;

@@ -1,3 +1,8 @@
 //! One file a command: its arguments and what it does.
 
+pub(crate) mod data;
 pub(crate) mod devices;
+pub(crate) mod inspect;
+pub(crate) mod output;
+pub(crate) mod recipe;
+pub(crate) mod tokenize;

@@ -1,0 +1,135 @@
+//! `temper recipe`: check, show and explain recipes.
+
+use std::path::PathBuf;
+
+use super::output::print;
+use crate::Failure;
+use crate::recipe::{Length, Method, Recipe, RecipeErrors, explain, schema};
+use crate::run::note;
+
+/// Arguments of `temper recipe`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Report every problem of a recipe at once; nothing is run or downloaded
+    Check(RecipeArgs),
+    /// Print a recipe with all defaults and overrides filled in
+    Show(RecipeArgs),
+    /// Print the JSON Schema of recipes, for editors
+    Schema,
+    /// Print the documentation of a key such as `train.lr`, or of a section such as `train`
+    Explain {
+        /// A dotted key
+        key: String,
+    },
+}
+
+/// A recipe file and overrides of its keys.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RecipeArgs {
+    /// Recipe file (TOML)
+    recipe: PathBuf,
+    /// Override one key; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+}
+
+impl RecipeArgs {
+    /// Reads and checks the recipe.
+    pub(crate) fn load(&self) -> Result<Recipe, RecipeErrors> {
+        Recipe::load(&self.recipe, &self.overrides)
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    match &args.action {
+        Action::Check(source) => check(source),
+        Action::Show(source) => print(source.load()?.to_toml().trim_end()),
+        Action::Schema => print(format!("{:#}", schema())),
+        Action::Explain { key } => {
+            let text = explain(key).ok_or_else(|| unknown_key(key))?;
+            print(text.trim_end())
+        }
+    }
+}
+
+fn check(source: &RecipeArgs) -> Result<(), Failure> {
+    let recipe = source.load()?;
+    for advice in recipe.advice() {
+        note(&format!("advice: {advice}"));
+    }
+    print(format!("ok: {}", summary(&recipe)))
+}
+
+/// What a recipe does, in one line.
+fn summary(recipe: &Recipe) -> String {
+    let model = &recipe.model;
+    let (method, train) = (method_name(recipe), &recipe.train);
+    let model = model
+        .path
+        .as_deref()
+        .or(model.preset.as_deref())
+        .unwrap_or("a model with random weights");
+    let length = match train.length() {
+        Length::Steps(1) => "1 step".to_owned(),
+        Length::Steps(steps) => format!("{steps} steps"),
+        Length::Epochs(epochs) if (epochs - 1.0).abs() < f64::EPSILON => "1 epoch".to_owned(),
+        Length::Epochs(epochs) => format!("{epochs} epochs"),
+    };
+    let (data, rows) = (recipe.data.path.as_slice().join("`, `"), train.batch_size);
+    format!(
+        "{method} of `{model}` on `{data}`, {length}, batches of {rows}, results in `{}`",
+        recipe.run.dir.display()
+    )
+}
+
+/// `oft`, `coft`, `lora` or `full`.
+pub(crate) fn method_name(recipe: &Recipe) -> &'static str {
+    match recipe.method() {
+        Method::Oft(oft) if oft.coft => "coft",
+        _ => recipe
+            .adapter
+            .as_ref()
+            .map_or("full", |adapter| adapter.kind.as_str()),
+    }
+}
+
+/// Names the keys of the nearest section that exists.
+fn unknown_key(key: &str) -> Failure {
+    let root = schema();
+    let (mut section, mut here) = (String::new(), &root);
+    for name in key.split('.') {
+        let Some(inner) = here.get("properties").and_then(|keys| keys.get(name)) else {
+            break;
+        };
+        if inner.get("properties").is_none() {
+            break;
+        }
+        section = if section.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{section}.{name}")
+        };
+        here = inner;
+    }
+    let keys = here
+        .get("properties")
+        .and_then(serde_json::Value::as_object);
+    let names: Vec<&str> = keys
+        .into_iter()
+        .flat_map(|keys| keys.keys())
+        .map(String::as_str)
+        .collect();
+    let place = if section.is_empty() {
+        "a recipe".to_owned()
+    } else {
+        format!("`{section}`")
+    };
+    Failure::usage(format!("no such key `{key}`"))
+        .with_hint(format!("{place} has {}", names.join(", ")))
+}
