@@ -17,8 +17,18 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Train what a recipe says and leave a complete run directory
+    Train(commands::train::Args),
+    /// Check on this machine that training is right: gradients, accumulation, packing, masks, resume, merge, device parity
+    Verify(commands::verify::Args),
     /// List compute devices: what was compiled in, what is present, memory, dtypes
     Devices(commands::devices::Args),
+    /// Complete prompts: one on the terminal, or a JSONL file of them
+    Generate(Box<commands::generate::Args>),
+    /// Run named tensors through a model and write logits, loss and hidden states
+    Forward(commands::forward::Args),
+    /// Fold an adapter into its model and write a plain model directory
+    Merge(commands::merge::Args),
     /// Check, show and explain recipes
     Recipe(commands::recipe::Args),
     /// Look at training data as the model sees it
@@ -53,7 +63,12 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<(), Failure> {
     match command {
+        Command::Train(args) => commands::train::run(&args),
+        Command::Verify(args) => commands::verify::run(&args),
         Command::Devices(args) => commands::devices::run(&args),
+        Command::Generate(args) => commands::generate::run(&args),
+        Command::Forward(args) => commands::forward::run(&args),
+        Command::Merge(args) => commands::merge::run(&args),
         Command::Recipe(args) => commands::recipe::run(&args),
         Command::Data(args) => commands::data::run(&args),
         Command::Tokenize(args) => commands::tokenize::run(&args),

@@ -6,9 +6,13 @@ mod commands;
 mod data_source;
 pub mod device;
 mod failure;
+pub mod generate;
 pub mod hub;
+mod loading;
 pub mod recipe;
 pub mod run;
+pub mod train;
+pub mod verify;
 
 pub use cli::main;
 pub use failure::Failure;

@@ -2,7 +2,12 @@
 
 pub(crate) mod data;
 pub(crate) mod devices;
+pub(crate) mod forward;
+pub(crate) mod generate;
+pub(crate) mod merge;
 pub(crate) mod inspect;
 pub(crate) mod output;
 pub(crate) mod recipe;
 pub(crate) mod tokenize;
+pub(crate) mod train;
+pub(crate) mod verify;

@@ -1,0 +1,403 @@
+//! `temper generate`: text from a model.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use serde_json::{Map, Value};
+use temper_datasets::{ChatTemplate, DataError, Message, Renderer, Row, Template, Tokenizer};
+
+use crate::Failure;
+use crate::generate::{Completion, GenerateError, Prompt, Sampling, generate};
+use crate::loading::{ModelArgs, Precision};
+use crate::run::{Progress, Verbosity, write_atomic};
+
+/// Arguments of `temper generate`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Precision of weights and products; by default what suits the device
+    #[arg(long, value_enum)]
+    dtype: Option<Precision>,
+    /// The prompt; its completion is shown as it grows
+    #[arg(
+        long,
+        value_name = "TEXT",
+        required_unless_present = "input",
+        conflicts_with = "input"
+    )]
+    prompt: Option<String>,
+    /// JSONL file of rows with `prompt` or `input_ids`; the rows come back with `completion` (or `ids`) and `finish`
+    #[arg(long, value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// Longest completion, in tokens
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    max_new_tokens: u32,
+    /// Divides the logits; 0 takes the likeliest token
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f64,
+    /// Sample among the K likeliest tokens
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
+    /// Sample among the likeliest tokens that together have probability P
+    #[arg(long, value_name = "P")]
+    top_p: Option<f64>,
+    /// Seed of the random numbers; a row's draws depend on seed and row alone
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Text before which a completion ends; may be repeated
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// Rows at a time
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
+    batch_size: u32,
+    /// Give the prompt as it stands (the default)
+    #[arg(long, conflicts_with = "template")]
+    raw: bool,
+    /// Put the prompt into a template
+    #[arg(long, value_enum)]
+    template: Option<Frame>,
+    /// Write here instead of to the standard output
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// A template for one question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Frame {
+    /// The prompt that `MetaMath` models are trained on
+    Metamath,
+    /// The Alpaca prompt, without input
+    Alpaca,
+    /// The model's own chat template
+    Chat,
+}
+
+/// What is wrong with the input.
+#[derive(Debug, thiserror::Error)]
+enum InputError {
+    #[error("cannot read `{}`: {source}", file.display())]
+    Read {
+        file: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("line {line} of `{}` is no JSON object: {source}", file.display())]
+    Json {
+        file: PathBuf,
+        line: usize,
+        source: serde_json::Error,
+    },
+    #[error("line {line} of `{}`: {problem}", file.display())]
+    Row {
+        file: PathBuf,
+        line: usize,
+        problem: String,
+    },
+    #[error("`{}` has no rows", file.display())]
+    Empty { file: PathBuf },
+    #[error("the model has no chat template; use --raw, --template metamath or --template alpaca")]
+    NoChatTemplate,
+    #[error(
+        "the prompt of row {row} contains the special token `{token}`, which would end or split the conversation"
+    )]
+    Special { row: usize, token: String },
+}
+
+/// One row of the input file.
+#[derive(Debug)]
+struct Entry {
+    fields: Map<String, Value>,
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    Text(String),
+    Ids(Vec<u32>),
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let sampling = args.sampling();
+    sampling.check()?;
+    let entries = match (&args.prompt, &args.input) {
+        (Some(text), _) => vec![Entry {
+            fields: Map::new(),
+            source: Source::Text(text.clone()),
+        }],
+        (None, Some(file)) => read_entries(file).map_err(Failure::run)?,
+        (None, None) => return Err(Failure::usage("give --prompt or --input")),
+    };
+    let options = args.model.options(args.dtype);
+    let directory = options.resolve()?;
+    let tokenizer = tokenizer(&directory, &entries)?;
+    let prompts = prompts(&entries, tokenizer.as_ref(), args.template)?;
+    let model = options.load_from(directory)?.model;
+    let complete = |prompts: &[Prompt], on_token: &mut dyn FnMut(usize, &str)| {
+        generate(
+            &model,
+            tokenizer.as_ref(),
+            prompts,
+            &sampling,
+            args.batch_size as usize,
+            on_token,
+        )
+    };
+    if args.prompt.is_some() {
+        return args.show(&prompts, complete);
+    }
+    let decoded = tokenizer.is_some();
+    args.write_rows(entries, &prompts, decoded, complete)
+}
+
+impl Args {
+    fn sampling(&self) -> Sampling {
+        Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            seed: self.seed,
+            max_new_tokens: self.max_new_tokens as usize,
+            stop: self.stop.clone(),
+        }
+    }
+
+    /// One prompt: text on the terminal as it grows, or in a file.
+    fn show(
+        &self,
+        prompts: &[Prompt],
+        complete: impl Fn(
+            &[Prompt],
+            &mut dyn FnMut(usize, &str),
+        ) -> Result<Vec<Completion>, GenerateError>,
+    ) -> Result<(), Failure> {
+        if let Some(file) = &self.output {
+            let text = complete(prompts, &mut |_, _| ())?
+                .into_iter()
+                .map(|completion| completion.text);
+            return Ok(write_atomic(file, text.collect::<String>().as_bytes())?);
+        }
+        let mut out = std::io::stdout();
+        let mut written = Ok(());
+        complete(prompts, &mut |_, text| {
+            if written.is_ok() {
+                written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+            }
+        })?;
+        written?;
+        Ok(writeln!(out)?)
+    }
+
+    /// Rows of a file: a batch is written when it is done.
+    fn write_rows(
+        &self,
+        entries: Vec<Entry>,
+        prompts: &[Prompt],
+        decoded: bool,
+        complete: impl Fn(
+            &[Prompt],
+            &mut dyn FnMut(usize, &str),
+        ) -> Result<Vec<Completion>, GenerateError>,
+    ) -> Result<(), Failure> {
+        let mut progress = Progress::new("generate", prompts.len() as u64, Verbosity::Normal);
+        let mut entries = entries.into_iter();
+        let mut file = Vec::new();
+        let mut done = 0;
+        for chunk in prompts.chunks(self.batch_size as usize) {
+            let mut lines = Vec::new();
+            for (completion, entry) in complete(chunk, &mut |_, _| ())?
+                .into_iter()
+                .zip(entries.by_ref())
+            {
+                serde_json::to_writer(&mut lines, &row(entry, completion, decoded))?;
+                lines.push(b'\n');
+            }
+            if self.output.is_some() {
+                file.append(&mut lines);
+            } else {
+                let mut out = std::io::stdout().lock();
+                out.write_all(&lines)?;
+                out.flush()?;
+            }
+            done += chunk.len() as u64;
+            progress.update(done, "");
+        }
+        progress.finish();
+        match &self.output {
+            Some(path) => Ok(write_atomic(path, &file)?),
+            None => Ok(()),
+        }
+    }
+}
+
+fn row(entry: Entry, completion: Completion, decoded: bool) -> Map<String, Value> {
+    let mut fields = entry.fields;
+    let given_ids = matches!(entry.source, Source::Ids(_));
+    if decoded || !given_ids {
+        fields.insert("completion".to_owned(), completion.text.into());
+    }
+    if given_ids {
+        fields.insert("ids".to_owned(), completion.ids.into());
+    }
+    fields.insert("finish".to_owned(), serde_json::json!(completion.finish));
+    fields
+}
+
+fn read_entries(file: &Path) -> Result<Vec<Entry>, InputError> {
+    let text = std::fs::read_to_string(file).map_err(|source| InputError::Read {
+        file: file.to_owned(),
+        source,
+    })?;
+    let mut entries = Vec::new();
+    for (line, text) in (1..)
+        .zip(text.lines())
+        .filter(|(_, text)| !text.trim().is_empty())
+    {
+        let json = |source| InputError::Json {
+            file: file.to_owned(),
+            line,
+            source,
+        };
+        let fields: Map<String, Value> = serde_json::from_str(text).map_err(json)?;
+        let source = source(&fields).map_err(|problem| InputError::Row {
+            file: file.to_owned(),
+            line,
+            problem,
+        })?;
+        entries.push(Entry { fields, source });
+    }
+    if entries.is_empty() {
+        return Err(InputError::Empty {
+            file: file.to_owned(),
+        });
+    }
+    Ok(entries)
+}
+
+fn source(fields: &Map<String, Value>) -> Result<Source, String> {
+    if let Some(taken) = ["completion", "ids", "finish"]
+        .into_iter()
+        .find(|&name| fields.contains_key(name))
+    {
+        return Err(format!(
+            "`{taken}` is there already, and the answer would replace it; rename it"
+        ));
+    }
+    match (fields.get("prompt"), fields.get("input_ids")) {
+        (Some(_), Some(_)) => Err("has both `prompt` and `input_ids`; give one".to_owned()),
+        (Some(Value::String(text)), None) => Ok(Source::Text(text.clone())),
+        (Some(_), None) => Err("`prompt` is no text".to_owned()),
+        (None, Some(ids)) => {
+            let ids = ids
+                .as_array()
+                .map(|ids| ids.iter().map(id).collect::<Option<Vec<u32>>>());
+            ids.flatten()
+                .map(Source::Ids)
+                .ok_or_else(|| "`input_ids` is no list of token ids".to_owned())
+        }
+        (None, None) => {
+            let found: Vec<String> = fields.keys().map(|key| format!("`{key}`")).collect();
+            Err(format!(
+                "expected `prompt` or `input_ids`, found {}",
+                found.join(", ")
+            ))
+        }
+    }
+}
+
+fn id(value: &Value) -> Option<u32> {
+    value.as_u64().and_then(|id| u32::try_from(id).ok())
+}
+
+/// The tokenizer of the model; there may be none when every row comes as ids.
+fn tokenizer(directory: &Path, entries: &[Entry]) -> Result<Option<Tokenizer>, Failure> {
+    match Tokenizer::load(directory) {
+        Ok(tokenizer) => Ok(Some(tokenizer)),
+        Err(DataError::NoTokenizer { .. })
+            if entries
+                .iter()
+                .all(|entry| matches!(entry.source, Source::Ids(_))) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn prompts(
+    entries: &[Entry],
+    tokenizer: Option<&Tokenizer>,
+    frame: Option<Frame>,
+) -> Result<Vec<Prompt>, Failure> {
+    let framing = match (tokenizer, frame) {
+        (Some(tokenizer), frame) => Some((tokenizer, Framing::new(frame, tokenizer)?)),
+        (None, _) => None,
+    };
+    let mut prompts = Vec::with_capacity(entries.len());
+    for (row, entry) in entries.iter().enumerate() {
+        let ids = match (&entry.source, &framing) {
+            (Source::Ids(ids), _) => ids.clone(),
+            (Source::Text(text), Some((tokenizer, framing))) => {
+                framing.ids(text, row, tokenizer)?
+            }
+            (Source::Text(_), None) => unreachable!("without a tokenizer there are ids alone"),
+        };
+        prompts.push(Prompt {
+            row: row as u64,
+            ids,
+        });
+    }
+    Ok(prompts)
+}
+
+/// How a question becomes ids.
+#[derive(Debug)]
+enum Framing {
+    Raw,
+    Instruction(Renderer),
+    Chat(Box<ChatTemplate>),
+}
+
+impl Framing {
+    fn new(frame: Option<Frame>, tokenizer: &Tokenizer) -> Result<Self, Failure> {
+        Ok(match frame {
+            None => Self::Raw,
+            Some(Frame::Metamath) => {
+                Self::Instruction(Renderer::new(&Template::default(), tokenizer)?)
+            }
+            Some(Frame::Alpaca) => {
+                Self::Instruction(Renderer::new(&Template::Alpaca {}, tokenizer)?)
+            }
+            Some(Frame::Chat) => {
+                let jinja = tokenizer
+                    .chat_template()
+                    .ok_or_else(|| Failure::run(InputError::NoChatTemplate))?;
+                Self::Chat(Box::new(ChatTemplate::new(jinja, tokenizer)?))
+            }
+        })
+    }
+
+    fn ids(&self, text: &str, row: usize, tokenizer: &Tokenizer) -> Result<Vec<u32>, Failure> {
+        match self {
+            Self::Raw => Ok(tokenizer.encode(text, true)?),
+            Self::Instruction(renderer) => {
+                let pair = Row::Pair {
+                    instruction: text.to_owned(),
+                    input: None,
+                    response: String::new(),
+                };
+                Ok(tokenizer.encode(&renderer.render(&pair)?.prompt, true)?)
+            }
+            Self::Chat(template) => {
+                if let Some(token) = tokenizer.special_in(text) {
+                    return Err(Failure::run(InputError::Special {
+                        row,
+                        token: token.to_owned(),
+                    }));
+                }
+                Ok(tokenizer
+                    .encode_with_specials(&template.render(&[Message::new("user", text)], true)?)?)
+            }
+        }
+    }
+}

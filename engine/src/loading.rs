@@ -1,0 +1,146 @@
+//! From a name on the command line or in a recipe to a model that computes.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::FloatDType;
+use temper_adapters::peft::{AdapterFile, PeftError};
+use temper_adapters::{Adaptable, Parameters, RandomSource, attach_trained};
+use temper_models::Llama;
+
+use crate::device::{self, OpenDevice};
+use crate::{Failure, hub, run};
+
+/// Arguments shared by the commands that load a model.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct ModelArgs {
+    /// Model directory, or `org/name[@revision]` on the hub
+    #[arg(long, value_name = "DIR")]
+    model: String,
+    /// Adapter directory (PEFT layout)
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+    /// Device: auto, cpu, cuda[:N], metal, vulkan, wgpu
+    #[arg(long, default_value = "auto")]
+    device: String,
+}
+
+/// Precision of weights and matrix products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Precision {
+    F32,
+    Bf16,
+    F16,
+}
+
+impl From<Precision> for FloatDType {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32,
+            Precision::Bf16 => Self::BF16,
+            Precision::F16 => Self::F16,
+        }
+    }
+}
+
+impl ModelArgs {
+    pub(crate) fn options(&self, dtype: Option<Precision>) -> LoadOptions {
+        LoadOptions {
+            model: self.model.clone(),
+            adapter: self.adapter.clone(),
+            device: self.device.clone(),
+            dtype: dtype.map(FloatDType::from),
+        }
+    }
+}
+
+/// What to load, and where to.
+#[derive(Clone, Debug)]
+pub(crate) struct LoadOptions {
+    /// A directory, or `org/name[@revision]`.
+    pub(crate) model: String,
+    /// A PEFT directory.
+    pub(crate) adapter: Option<PathBuf>,
+    /// A device name.
+    pub(crate) device: String,
+    /// Precision of weights and products; `None` takes what suits the device.
+    pub(crate) dtype: Option<FloatDType>,
+}
+
+/// A model with its adapter on a device, frozen.
+#[derive(Debug)]
+pub(crate) struct LoadedModel {
+    pub(crate) model: Llama,
+    /// Where its tokenizer and configuration lie.
+    pub(crate) directory: PathBuf,
+    pub(crate) device: OpenDevice,
+    /// Of weights and matrix products.
+    pub(crate) dtype: FloatDType,
+}
+
+impl LoadOptions {
+    /// Finds the model directory, from the hub if need be.
+    pub(crate) fn resolve(&self) -> Result<PathBuf, Failure> {
+        Ok(hub::resolve_model(&self.model)?)
+    }
+
+    /// Opens the device and checks that it computes in the precision asked for.
+    pub(crate) fn open(&self) -> Result<(OpenDevice, FloatDType), Failure> {
+        let device = device::open(&self.device)?;
+        let dtype = device.precision(self.dtype)?;
+        Ok((device, dtype))
+    }
+
+    /// Resolves and loads.
+    pub(crate) fn load(&self) -> Result<LoadedModel, Failure> {
+        self.load_from(self.resolve()?)
+    }
+
+    /// Loads from a directory that [`Self::resolve`] found.
+    pub(crate) fn load_from(&self, directory: PathBuf) -> Result<LoadedModel, Failure> {
+        let (device, dtype) = self.open()?;
+        let adapter = self.adapter.as_deref().map(read_adapter).transpose()?;
+        let mut model = Llama::load(&directory, dtype, &device.device)?;
+        if let (Some(file), Some(path)) = (&adapter, &self.adapter) {
+            attach_to(&mut model, file, path)?;
+        }
+        Ok(LoadedModel {
+            model,
+            directory,
+            device,
+            dtype,
+        })
+    }
+}
+
+/// Reads an adapter before the model, so that what is wrong with it is said at once.
+fn read_adapter(directory: &Path) -> Result<AdapterFile, PeftError> {
+    let (file, warnings) = AdapterFile::load(directory)?;
+    for warning in warnings {
+        run::note(&format!("warning: `{}`: {warning}", directory.display()));
+    }
+    if file.changes_nothing() {
+        run::note(&format!(
+            "warning: the adapter `{}` changes nothing: all its values are zero, as before training",
+            directory.display()
+        ));
+    }
+    Ok(file)
+}
+
+fn attach_to(model: &mut Llama, file: &AdapterFile, path: &Path) -> Result<(), Failure> {
+    // Every value drawn here is replaced by one of the file.
+    let random = RandomSource::new(|purpose| temper_datasets::random::rng(0, purpose, 0, 0));
+    let attached = attach_trained(model as &mut dyn Adaptable, file, &random);
+    let remarks = attached.map_err(|error| {
+        let hint = format!(
+            "`{}` was made for another model than the one given",
+            path.display()
+        );
+        Failure::run(error).with_hint(hint)
+    })?;
+    for remark in remarks {
+        run::note(&format!("warning: `{}`: {remark}", path.display()));
+    }
+    model.visit_mut(&mut |param| param.set_trainable(false));
+    Ok(())
+}
