@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 use burn::tensor::{Bytes, DType, Device, Tensor, TensorData};
 
 use crate::peft::{
-    AdapterConfig, AdapterFile, AdapterTensor, Bias, LoraConfig, Module, ModuleKind, OftConfig, PeftError, Slot, Target,
-    TargetRule, resolve,
+    AdapterConfig, AdapterFile, AdapterTensor, Bias, LoraConfig, Module, ModuleKind, OftConfig,
+    PeftError, Slot, Target, TargetRule, resolve,
 };
 use crate::weights::{Dtype, HostTensor};
-use crate::{Adapter, AdaptedConv2d, AdaptedLinear, Cayley, Lora, LoraSpec, Oft, OftSpec, Param, Parameters, RandomSource};
+use crate::{
+    AdaptedConv2d, AdaptedLinear, Adapter, Cayley, Lora, LoraSpec, Oft, OftSpec, Param, Parameters,
+    RandomSource,
+};
 
 /// A model whose layers can be adapted.
 pub trait Adaptable: Parameters {
@@ -27,7 +30,9 @@ pub trait Adaptable: Parameters {
 
     /// Restores COFT's constraint on every layer: call after every change of the parameters.
     fn project(&mut self) {
-        self.visit_linears_mut(&mut |linear| linear.adapter_mut().into_iter().for_each(Adapter::project));
+        self.visit_linears_mut(&mut |linear| {
+            linear.adapter_mut().into_iter().for_each(Adapter::project)
+        });
         self.visit_convs_mut(&mut |conv| conv.adapter_mut().into_iter().for_each(Adapter::project));
     }
 }
@@ -45,25 +50,36 @@ pub fn attach(
 ) -> Result<Vec<String>, PeftError> {
     config.validate()?;
     let resolution = resolve(config, &model.modules())?.require_all()?;
-    let targets: BTreeMap<&str, &Target> =
-        resolution.targets.iter().map(|target| (target.name.as_str(), target)).collect();
+    let targets: BTreeMap<&str, &Target> = resolution
+        .targets
+        .iter()
+        .map(|target| (target.name.as_str(), target))
+        .collect();
     model.visit_mut(&mut |param| param.set_trainable(false));
     model.visit_linears_mut(&mut |linear| {
         let adapter = targets.get(linear.module()).map(|target| {
-            let weight = linear.weight().plain().reshape([linear.weight().shape()[0] as i64, -1]);
+            let weight = linear
+                .weight()
+                .plain()
+                .reshape([linear.weight().shape()[0] as i64, -1]);
             fresh(config, target, &weight, random)
         });
         linear.set_adapter(adapter);
     });
     model.visit_convs_mut(&mut |conv| {
         let adapter = targets.get(conv.module()).map(|target| {
-            let weight = conv.weight().plain().reshape([conv.weight().shape()[0] as i64, -1]);
+            let weight = conv
+                .weight()
+                .plain()
+                .reshape([conv.weight().shape()[0] as i64, -1]);
             fresh(config, target, &weight, random)
         });
         conv.set_adapter(adapter);
     });
     let trained = trained_names(config, &model.modules(), &targets);
-    model.visit_mut(&mut |param| param.set_trainable(trained.contains_key(param.name()) || is_adapter(param)));
+    model.visit_mut(&mut |param| {
+        param.set_trainable(trained.contains_key(param.name()) || is_adapter(param))
+    });
     Ok(resolution.warnings)
 }
 
@@ -107,21 +123,38 @@ pub fn attach_trained(
 ///
 /// # Errors
 /// When a tensor does not belong to `config`.
-pub fn adapter_file(model: &dyn Adaptable, config: &AdapterConfig) -> Result<AdapterFile, PeftError> {
+pub fn adapter_file(
+    model: &dyn Adaptable,
+    config: &AdapterConfig,
+) -> Result<AdapterFile, PeftError> {
     let modules = model.modules();
     let resolution = resolve(config, &modules)?;
-    let targets = resolution.targets.iter().map(|target| (target.name.as_str(), target)).collect();
+    let targets = resolution
+        .targets
+        .iter()
+        .map(|target| (target.name.as_str(), target))
+        .collect();
     let plain = trained_names(config, &modules, &targets);
     let mut tensors = Vec::new();
     model.visit(&mut |param| {
-        let place = if is_adapter(param) { adapter_slot(param.name()) } else { plain.get(param.name()).cloned() };
+        let place = if is_adapter(param) {
+            adapter_slot(param.name())
+        } else {
+            plain.get(param.name()).cloned()
+        };
         if let Some((module, slot)) = place {
             tensors.push((module, slot, param.clone()));
         }
     });
     let tensors = tensors
         .into_iter()
-        .map(|(module, slot, param)| Ok(AdapterTensor { module, slot, tensor: host_tensor(&param)? }))
+        .map(|(module, slot, param)| {
+            Ok(AdapterTensor {
+                module,
+                slot,
+                tensor: host_tensor(&param)?,
+            })
+        })
         .collect::<Result<Vec<_>, PeftError>>()?;
     AdapterFile::new(config.clone(), tensors)
 }
@@ -178,14 +211,22 @@ fn trained_names(
         let matches = |entry: &String| name == entry || name.ends_with(&format!(".{entry}"));
         if common.modules_to_save.iter().flatten().any(matches) {
             for part in ["weight", "bias"] {
-                names.insert(format!("{name}.{part}"), (name.clone(), Slot::Saved(part.to_owned())));
+                names.insert(
+                    format!("{name}.{part}"),
+                    (name.clone(), Slot::Saved(part.to_owned())),
+                );
             }
         }
     }
     names
 }
 
-fn fresh(config: &AdapterConfig, target: &Target, weight: &Tensor<2>, random: &RandomSource) -> Adapter {
+fn fresh(
+    config: &AdapterConfig,
+    target: &Target,
+    weight: &Tensor<2>,
+    random: &RandomSource,
+) -> Adapter {
     let device: Device = weight.device();
     match (config, target.rule) {
         (AdapterConfig::Oft(config), TargetRule::Oft { block_size, blocks }) => {
@@ -218,7 +259,9 @@ fn oft_spec(config: &OftConfig, block_size: usize, blocks: usize) -> OftSpec {
         block_size,
         block_share: config.block_share,
         cayley: if config.use_cayley_neumann {
-            Cayley::Neumann { terms: config.num_cayley_neumann_terms }
+            Cayley::Neumann {
+                terms: config.num_cayley_neumann_terms,
+            }
         } else {
             Cayley::Exact
         },
@@ -227,10 +270,19 @@ fn oft_spec(config: &OftConfig, block_size: usize, blocks: usize) -> OftSpec {
 }
 
 fn lora_spec(config: &LoraConfig, rank: usize, scaling: f64) -> LoraSpec {
-    LoraSpec { rank, scaling, dropout: config.lora_dropout as f32, dora: config.use_dora }
+    LoraSpec {
+        rank,
+        scaling,
+        dropout: config.lora_dropout as f32,
+        dora: config.use_dora,
+    }
 }
 
 fn host_tensor(param: &Param) -> Result<HostTensor, PeftError> {
     let bytes: Bytes = param.plain().cast(DType::F32).into_data().into_bytes();
-    Ok(HostTensor::new(Dtype::F32, param.shape().to_vec(), bytes.to_vec())?)
+    Ok(HostTensor::new(
+        Dtype::F32,
+        param.shape().to_vec(),
+        bytes.to_vec(),
+    )?)
 }

@@ -90,12 +90,21 @@ impl SkewPacking {
         let [blocks, n] = packed.dims();
         let b = self.b;
         assert_eq!(n, b * (b - 1) / 2, "packed columns of a block of {b}");
-        let plain = if packed.is_autodiff() { packed.clone().inner() } else { packed.clone() };
-        let q = plain.select(1, self.index.clone()).mul(self.sign.clone()).reshape([blocks, b, b]);
+        let plain = if packed.is_autodiff() {
+            packed.clone().inner()
+        } else {
+            packed.clone()
+        };
+        let q = plain
+            .select(1, self.index.clone())
+            .mul(self.sign.clone())
+            .reshape([blocks, b, b]);
         let (upper, lower) = (self.upper.clone(), self.lower.clone());
         with_gradient(q, [&packed], move |dq, _| {
             let flat = dq.reshape([blocks, b * b]);
-            [Some(erase(flat.clone().select(1, upper) - flat.select(1, lower)))]
+            [Some(erase(
+                flat.clone().select(1, upper) - flat.select(1, lower),
+            ))]
         })
     }
 }
@@ -106,7 +115,11 @@ fn identity(like: &Tensor<3>) -> Tensor<3> {
 }
 
 fn plain(tensor: &Tensor<3>) -> Tensor<3> {
-    if tensor.is_autodiff() { tensor.clone().inner() } else { tensor.clone() }
+    if tensor.is_autodiff() {
+        tensor.clone().inner()
+    } else {
+        tensor.clone()
+    }
 }
 
 /// The truncated series. Its gradient is written out: with `R = Σ c_k Q^k`, `∂L/∂Q = Σ_k c_k Σ_{i<k} (Qᵀ)^i G (Qᵀ)^{k−1−i}`,
@@ -168,7 +181,9 @@ pub(crate) fn inverse(m: Tensor<3>) -> Tensor<3> {
     if let Some(values) = HostView::view(&m) {
         let size = shape[1] * shape[2];
         let mut result = values.as_slice().to_vec();
-        result.par_chunks_mut(size.max(1)).for_each(|block| invert_in_place(block, shape[1]));
+        result
+            .par_chunks_mut(size.max(1))
+            .for_each(|block| invert_in_place(block, shape[1]));
         return HostView::tensor(result, shape);
     }
     let eye = identity(&m).mul_scalar(2.0);
@@ -195,19 +210,26 @@ fn invert_in_place(block: &mut [f32], b: usize) {
     }
     for column in 0..b {
         let size = |row: usize| work[row * 2 * b + column].abs();
-        let pivot = (column..b).max_by(|&i, &j| size(i).total_cmp(&size(j))).unwrap_or(column);
+        let pivot = (column..b)
+            .max_by(|&i, &j| size(i).total_cmp(&size(j)))
+            .unwrap_or(column);
         for j in 0..2 * b {
             work.swap(column * 2 * b + j, pivot * 2 * b + j);
         }
         let scale = 1.0 / work[column * 2 * b + column];
-        let pivot_row: Vec<f64> =
-            work[column * 2 * b..(column + 1) * 2 * b].iter().map(|value| value * scale).collect();
+        let pivot_row: Vec<f64> = work[column * 2 * b..(column + 1) * 2 * b]
+            .iter()
+            .map(|value| value * scale)
+            .collect();
         work[column * 2 * b..(column + 1) * 2 * b].copy_from_slice(&pivot_row);
         for row in (0..b).filter(|&row| row != column) {
             let target = &mut work[row * 2 * b..(row + 1) * 2 * b];
             let factor = target[column];
             if factor != 0.0 {
-                target.iter_mut().zip(&pivot_row).for_each(|(value, pivot)| *value -= factor * pivot);
+                target
+                    .iter_mut()
+                    .zip(&pivot_row)
+                    .for_each(|(value, pivot)| *value -= factor * pivot);
             }
         }
     }
@@ -226,15 +248,26 @@ mod tests {
 
     fn skew(b: usize, blocks: usize, size: f64, device: &Device) -> (Tensor<2>, Tensor<3>) {
         device.seed(11);
-        let packed = Tensor::<2>::random([blocks, b * (b - 1) / 2], Distribution::Normal(0.0, size), device);
-        let packed = if device.is_autodiff() { packed.require_grad() } else { packed };
+        let packed = Tensor::<2>::random(
+            [blocks, b * (b - 1) / 2],
+            Distribution::Normal(0.0, size),
+            device,
+        );
+        let packed = if device.is_autodiff() {
+            packed.require_grad()
+        } else {
+            packed
+        };
         let q = SkewPacking::new(b, &device.clone().inner()).unpack(packed.clone());
         (packed, q)
     }
 
     fn orthogonality_error(r: Tensor<3>) -> f32 {
         let eye = identity(&r);
-        (r.clone().transpose().matmul(r) - eye).abs().max().into_scalar()
+        (r.clone().transpose().matmul(r) - eye)
+            .abs()
+            .max()
+            .into_scalar()
     }
 
     #[test]
@@ -251,8 +284,13 @@ mod tests {
         let (_, q) = skew(8, 2, 0.02, &Device::flex());
         let tolerance = Tolerance::<f32>::absolute(1e-6);
         let series = neumann(q.clone(), 8);
-        series.clone().into_data().assert_approx_eq(&exact(q.clone()).transpose().into_data(), tolerance);
-        series.into_data().assert_approx_eq(&exact(q.neg()).into_data(), tolerance);
+        series
+            .clone()
+            .into_data()
+            .assert_approx_eq(&exact(q.clone()).transpose().into_data(), tolerance);
+        series
+            .into_data()
+            .assert_approx_eq(&exact(q.neg()).into_data(), tolerance);
     }
 
     #[test]
@@ -261,7 +299,9 @@ mod tests {
         let [three, four] = [3, 4].map(|terms| neumann(q.clone(), terms).into_data());
         assert_eq!(three, four);
         // Degree 4 (K = 5) loses to degree 3 (K = 4): RᵀR = I − Q^{2m} for odd m, I − 2Q^m + Q^{2m} for even m.
-        assert!(orthogonality_error(neumann(q.clone(), 5)) > orthogonality_error(neumann(q.clone(), 4)));
+        assert!(
+            orthogonality_error(neumann(q.clone(), 5)) > orthogonality_error(neumann(q.clone(), 4))
+        );
         assert!(orthogonality_error(neumann(q.clone(), 6)) < orthogonality_error(neumann(q, 5)));
     }
 
@@ -279,25 +319,42 @@ mod tests {
 
     #[test]
     fn written_gradients_match_finite_differences() {
-        for cayley in [Cayley::Exact, Cayley::Neumann { terms: 5 }, Cayley::Neumann { terms: 2 }] {
+        for cayley in [
+            Cayley::Exact,
+            Cayley::Neumann { terms: 5 },
+            Cayley::Neumann { terms: 2 },
+        ] {
             let device = Device::flex().autodiff();
             let (packed, q) = skew(5, 2, 0.3, &device);
-            let weights = Tensor::<3>::random([2, 5, 5], Distribution::Normal(0.0, 1.0), &Device::flex());
+            let weights =
+                Tensor::<3>::random([2, 5, 5], Distribution::Normal(0.0, 1.0), &Device::flex());
             let loss = |q: Tensor<3>| (cayley.rotation(q) * weights.clone()).sum();
-            let grads = (cayley.rotation(q) * Tensor::from_inner(weights.clone())).sum().backward();
-            let gradient = packed.grad(&grads).expect("gradient").into_data().try_to_vec::<f32>().expect("f32");
+            let grads = (cayley.rotation(q) * Tensor::from_inner(weights.clone()))
+                .sum()
+                .backward();
+            let gradient = packed
+                .grad(&grads)
+                .expect("gradient")
+                .into_data()
+                .try_to_vec::<f32>()
+                .expect("f32");
             let values = packed.inner().into_data().try_to_vec::<f32>().expect("f32");
             let packing = SkewPacking::new(5, &Device::flex());
             for index in [0, 7, 13, 19] {
                 let at = |delta: f32| -> f32 {
                     let mut moved = values.clone();
                     moved[index] += delta;
-                    let moved = Tensor::<1>::from_data(moved.as_slice(), &Device::flex()).reshape([2, 10]);
+                    let moved =
+                        Tensor::<1>::from_data(moved.as_slice(), &Device::flex()).reshape([2, 10]);
                     loss(packing.unpack(moved)).into_scalar()
                 };
                 let numeric = (at(1e-2) - at(-1e-2)) / 2e-2;
                 let error = (numeric - gradient[index]).abs();
-                assert!(error < 2e-3 * (1.0 + numeric.abs()), "{cayley:?}[{index}]: {numeric} vs {}", gradient[index]);
+                assert!(
+                    error < 2e-3 * (1.0 + numeric.abs()),
+                    "{cayley:?}[{index}]: {numeric} vs {}",
+                    gradient[index]
+                );
             }
         }
     }

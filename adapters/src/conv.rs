@@ -1,8 +1,8 @@
 //! A convolution of a model, with or without an adapter.
 
+use burn::tensor::Tensor;
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::Tensor;
 
 use crate::{Adapter, Param};
 
@@ -39,7 +39,13 @@ impl AdaptedConv2d {
         padding: [usize; 2],
     ) -> Self {
         let options = ConvOptions::new(stride, padding, [1, 1], 1);
-        Self { module: module.into(), weight, bias, adapter: None, options }
+        Self {
+            module: module.into(),
+            weight,
+            bias,
+            adapter: None,
+            options,
+        }
     }
 
     /// Its path in the model.
@@ -84,13 +90,19 @@ impl AdaptedConv2d {
     pub fn visit(&self, visit: &mut dyn FnMut(&Param)) {
         visit(&self.weight);
         self.bias.iter().for_each(&mut *visit);
-        self.adapter.iter().flat_map(Adapter::parameters).for_each(visit);
+        self.adapter
+            .iter()
+            .flat_map(Adapter::parameters)
+            .for_each(visit);
     }
 
     /// The same, to change them.
     pub fn visit_mut(&mut self, visit: &mut dyn FnMut(&mut Param)) {
         visit(&mut self.weight);
         self.bias.iter_mut().for_each(&mut *visit);
-        self.adapter.iter_mut().flat_map(Adapter::parameters_mut).for_each(visit);
+        self.adapter
+            .iter_mut()
+            .flat_map(Adapter::parameters_mut)
+            .for_each(visit);
     }
 }

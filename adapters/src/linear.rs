@@ -78,7 +78,12 @@ pub struct AdaptedLinear {
 impl AdaptedLinear {
     /// A plain layer. `module` is its path in the model (`model.layers.0.self_attn.q_proj`).
     pub fn new(module: impl Into<String>, weight: Param, bias: Option<Param>) -> Self {
-        Self { module: module.into(), weight, bias, adapter: None }
+        Self {
+            module: module.into(),
+            weight,
+            bias,
+            adapter: None,
+        }
     }
 
     /// Its path in the model.
@@ -154,7 +159,11 @@ impl AdaptedLinear {
             return;
         }
         let merged = self.effective_weight();
-        let merged = if merged.is_autodiff() { merged.inner() } else { merged };
+        let merged = if merged.is_autodiff() {
+            merged.inner()
+        } else {
+            merged
+        };
         let dtype: DType = self.weight.dtype();
         let n = self.weight.numel();
         self.weight.set(merged.reshape([n]).cast(dtype));
@@ -165,13 +174,19 @@ impl AdaptedLinear {
     pub fn visit(&self, visit: &mut dyn FnMut(&Param)) {
         visit(&self.weight);
         self.bias.iter().for_each(&mut *visit);
-        self.adapter.iter().flat_map(Adapter::parameters).for_each(visit);
+        self.adapter
+            .iter()
+            .flat_map(Adapter::parameters)
+            .for_each(visit);
     }
 
     /// The same, to change them.
     pub fn visit_mut(&mut self, visit: &mut dyn FnMut(&mut Param)) {
         visit(&mut self.weight);
         self.bias.iter_mut().for_each(&mut *visit);
-        self.adapter.iter_mut().flat_map(Adapter::parameters_mut).for_each(visit);
+        self.adapter
+            .iter_mut()
+            .flat_map(Adapter::parameters_mut)
+            .for_each(visit);
     }
 }

@@ -45,9 +45,20 @@ pub struct Lora {
 
 impl Lora {
     /// PEFT's start: A uniform in ±1/√d (Kaiming with a = √5), B zero, DoRA's magnitude the norms of the rows of `weight: [o, d]`.
-    pub fn initial(module: &str, weight: &Tensor<2>, spec: LoraSpec, random: &RandomSource) -> Self {
+    pub fn initial(
+        module: &str,
+        weight: &Tensor<2>,
+        spec: LoraSpec,
+        random: &RandomSource,
+    ) -> Self {
         let [out, width] = weight.dims();
-        Self::shaped(module, weight, [vec![spec.rank, width], vec![out, spec.rank]], spec, random)
+        Self::shaped(
+            module,
+            weight,
+            [vec![spec.rank, width], vec![out, spec.rank]],
+            spec,
+            random,
+        )
     }
 
     /// The same for a convolution whose flattened weight is `weight: [o, i·kh·kw]`: A is `[r, i, kh, kw]`, B `[o, r, 1, 1]`.
@@ -61,7 +72,13 @@ impl Lora {
         let [out, width] = weight.dims();
         let [height, breadth] = kernel;
         let a = vec![spec.rank, width / (height * breadth), height, breadth];
-        Self::shaped(module, weight, [a, vec![out, spec.rank, 1, 1]], spec, random)
+        Self::shaped(
+            module,
+            weight,
+            [a, vec![out, spec.rank, 1, 1]],
+            spec,
+            random,
+        )
     }
 
     fn shaped(
@@ -85,7 +102,11 @@ impl Lora {
         });
         Self {
             a: Param::new(name("lora_A.weight"), &a_shape, tensor(a)),
-            b: Param::new(name("lora_B.weight"), &b_shape, tensor(vec![0.0; out * spec.rank])),
+            b: Param::new(
+                name("lora_B.weight"),
+                &b_shape,
+                tensor(vec![0.0; out * spec.rank]),
+            ),
             magnitude,
             spec,
             dropout_source: None,
@@ -94,12 +115,18 @@ impl Lora {
 
     /// A, B and, for DoRA, the magnitude.
     pub fn parameters(&self) -> Vec<&Param> {
-        [&self.a, &self.b].into_iter().chain(&self.magnitude).collect()
+        [&self.a, &self.b]
+            .into_iter()
+            .chain(&self.magnitude)
+            .collect()
     }
 
     /// The same, to train or load them.
     pub fn parameters_mut(&mut self) -> Vec<&mut Param> {
-        [&mut self.a, &mut self.b].into_iter().chain(&mut self.magnitude).collect()
+        [&mut self.a, &mut self.b]
+            .into_iter()
+            .chain(&mut self.magnitude)
+            .collect()
     }
 
     /// The layer's settings.
@@ -121,7 +148,8 @@ impl Lora {
         let dropped = match &self.dropout_source {
             Some(source) if self.spec.dropout > 0.0 => {
                 let device = plain(&x).device();
-                let mask = source.dropout_mask(self.a.name(), rows * width, self.spec.dropout, &device);
+                let mask =
+                    source.dropout_mask(self.a.name(), rows * width, self.spec.dropout, &device);
                 x * mask.reshape([rows, width]).cast(dtype)
             }
             _ => x,
@@ -140,7 +168,11 @@ impl Lora {
     }
 
     fn sum(&self, weight: Tensor<2>) -> Tensor<2> {
-        let update = self.b.matrix().matmul(self.a.matrix()).mul_scalar(self.spec.scaling);
+        let update = self
+            .b
+            .matrix()
+            .matmul(self.a.matrix())
+            .mul_scalar(self.spec.scaling);
         weight.cast(update.dtype()) + update
     }
 
@@ -158,7 +190,11 @@ impl Lora {
 
     /// Undoes [`Self::merge`] of plain LoRA. `None` for DoRA: its row norms are gone after a merge.
     pub fn unmerge(&self, weight: Tensor<2>) -> Option<Tensor<2>> {
-        let update = self.b.matrix().matmul(self.a.matrix()).mul_scalar(self.spec.scaling);
+        let update = self
+            .b
+            .matrix()
+            .matmul(self.a.matrix())
+            .mul_scalar(self.spec.scaling);
         self.magnitude.is_none().then(|| weight - plain(&update))
     }
 }
@@ -169,5 +205,9 @@ fn row_norm(weight: Tensor<2>) -> Tensor<2> {
 }
 
 fn plain(tensor: &Tensor<2>) -> Tensor<2> {
-    if tensor.is_autodiff() { tensor.clone().inner() } else { tensor.clone() }
+    if tensor.is_autodiff() {
+        tensor.clone().inner()
+    } else {
+        tensor.clone()
+    }
 }

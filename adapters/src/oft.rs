@@ -51,8 +51,16 @@ impl Oft {
     }
 
     /// Values drawn from N(0, 0.1²): PEFT's `init_weights = false`, for tests of what is not the identity.
-    pub fn random(module: &str, width: usize, spec: OftSpec, device: &Device, random: &RandomSource) -> Self {
-        Self::filled(module, width, spec, device, |n| random.normal(module, n, 0.1))
+    pub fn random(
+        module: &str,
+        width: usize,
+        spec: OftSpec,
+        device: &Device,
+        random: &RandomSource,
+    ) -> Self {
+        Self::filled(module, width, spec, device, |n| {
+            random.normal(module, n, 0.1)
+        })
     }
 
     fn filled(
@@ -63,13 +71,24 @@ impl Oft {
         values: impl FnOnce(usize) -> Vec<f32>,
     ) -> Self {
         let b = spec.block_size;
-        assert!(b > 1 && width.is_multiple_of(b), "blocks of {b} tile a width of {width}");
+        assert!(
+            b > 1 && width.is_multiple_of(b),
+            "blocks of {b} tile a width of {width}"
+        );
         let stored = if spec.block_share { 1 } else { width / b };
         let shape = [stored, b * (b - 1) / 2];
         let n = shape[0] * shape[1];
         let value = Tensor::from_data(TensorData::new(values(n), [n]), device);
-        let packed = Param::new(format!("base_model.model.{module}.oft_R.weight"), &shape, value);
-        let mut oft = Self { packed, packing: SkewPacking::new(b, device), spec };
+        let packed = Param::new(
+            format!("base_model.model.{module}.oft_R.weight"),
+            &shape,
+            value,
+        );
+        let mut oft = Self {
+            packed,
+            packing: SkewPacking::new(b, device),
+            spec,
+        };
         oft.project();
         oft
     }
@@ -91,13 +110,19 @@ impl Oft {
 
     /// The rotations `[B, b, b]`, in the graph of the parameter, f32.
     pub fn rotation(&self) -> Tensor<3> {
-        self.spec.cayley.rotation(self.packing.unpack(self.packed.get()))
+        self.spec
+            .cayley
+            .rotation(self.packing.unpack(self.packed.get()))
     }
 
     /// Rotates activations `x: [N, d]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let r = self.rotation();
-        let r = if r.dtype() == x.dtype() { r } else { r.cast(x.dtype()) };
+        let r = if r.dtype() == x.dtype() {
+            r
+        } else {
+            r.cast(x.dtype())
+        };
         rotate(x, &r)
     }
 
@@ -119,7 +144,11 @@ impl Oft {
         let shape = [self.packed.shape()[0], self.packed.shape()[1]];
         let packed = self.packed.plain().reshape(shape);
         let norm = packed.clone().square().sum_dim(1).mul_scalar(2.0).sqrt();
-        let scale = norm.clamp_min(f32::MIN_POSITIVE).recip().mul_scalar(tau).clamp_max(1.0);
+        let scale = norm
+            .clamp_min(f32::MIN_POSITIVE)
+            .recip()
+            .mul_scalar(tau)
+            .clamp_max(1.0);
         let n = self.packed.numel();
         self.packed.set((packed * scale).reshape([n]));
     }
@@ -129,10 +158,17 @@ impl Oft {
         let r = plain(self.rotation());
         let b = self.spec.block_size;
         let eye = Tensor::<2>::eye(b, &r.device()).unsqueeze();
-        (r.clone().transpose().matmul(r) - eye).abs().max().into_scalar()
+        (r.clone().transpose().matmul(r) - eye)
+            .abs()
+            .max()
+            .into_scalar()
     }
 }
 
 fn plain(tensor: Tensor<3>) -> Tensor<3> {
-    if tensor.is_autodiff() { tensor.inner() } else { tensor }
+    if tensor.is_autodiff() {
+        tensor.inner()
+    } else {
+        tensor
+    }
 }

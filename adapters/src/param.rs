@@ -30,8 +30,17 @@ impl Param {
     /// # Panics
     /// When the number of values is not the product of `shape`.
     pub fn new(name: impl Into<String>, shape: &[usize], value: Tensor<1>) -> Self {
-        assert_eq!(shape.iter().product::<usize>(), value.dims()[0], "values fill the shape");
-        Self { name: name.into(), shape: shape.to_vec(), value, trainable: false }
+        assert_eq!(
+            shape.iter().product::<usize>(),
+            value.dims()[0],
+            "values fill the shape"
+        );
+        Self {
+            name: name.into(),
+            shape: shape.to_vec(),
+            value,
+            trainable: false,
+        }
     }
 
     /// The checkpoint's name.
@@ -64,7 +73,11 @@ impl Param {
         if trainable != self.trainable {
             let plain = self.plain();
             self.trainable = trainable;
-            self.set(if trainable { plain.cast(FloatDType::F32) } else { plain });
+            self.set(if trainable {
+                plain.cast(FloatDType::F32)
+            } else {
+                plain
+            });
         }
     }
 
@@ -81,25 +94,39 @@ impl Param {
     /// The values as a matrix: the first dimension by all others together (a convolution's `[out, in·kh·kw]`).
     pub fn matrix(&self) -> Tensor<2> {
         let rows = self.shape[0];
-        self.value.clone().reshape([rows, self.numel() / rows.max(1)])
+        self.value
+            .clone()
+            .reshape([rows, self.numel() / rows.max(1)])
     }
 
     /// The values in `dtype`, cast inside the graph.
     pub fn get_as<const D: usize>(&self, dtype: DType) -> Tensor<D> {
         let value = self.get();
-        if value.dtype() == dtype { value } else { value.cast(dtype) }
+        if value.dtype() == dtype {
+            value
+        } else {
+            value.cast(dtype)
+        }
     }
 
     /// The flat values, outside the graph.
     pub fn plain(&self) -> Tensor<1> {
-        if self.value.is_autodiff() { self.value.clone().inner() } else { self.value.clone() }
+        if self.value.is_autodiff() {
+            self.value.clone().inner()
+        } else {
+            self.value.clone()
+        }
     }
 
     /// Takes the flat values out for an update in place; [`Self::set`] must follow.
     pub fn take(&mut self) -> Tensor<1> {
         let empty = Tensor::empty([0], &self.plain().device());
         let value = std::mem::replace(&mut self.value, empty);
-        if value.is_autodiff() { value.inner() } else { value }
+        if value.is_autodiff() {
+            value.inner()
+        } else {
+            value
+        }
     }
 
     /// Replaces the values. `value` is flat and plain.
@@ -107,13 +134,26 @@ impl Param {
     /// # Panics
     /// When the number of values changes.
     pub fn set(&mut self, value: Tensor<1>) {
-        assert_eq!(self.numel(), value.dims()[0], "values fill the shape of `{}`", self.name);
-        self.value = if self.trainable { Tensor::from_inner(value).require_grad() } else { value };
+        assert_eq!(
+            self.numel(),
+            value.dims()[0],
+            "values fill the shape of `{}`",
+            self.name
+        );
+        self.value = if self.trainable {
+            Tensor::from_inner(value).require_grad()
+        } else {
+            value
+        };
     }
 
     /// Takes its gradient, flat and plain, if there is one.
     pub fn grad(&self, gradients: &mut Gradients) -> Option<Tensor<1>> {
-        if self.trainable { self.value.grad_remove(gradients) } else { None }
+        if self.trainable {
+            self.value.grad_remove(gradients)
+        } else {
+            None
+        }
     }
 }
 

@@ -44,7 +44,9 @@ impl RandomSource {
     /// `n` values uniform in (−bound, bound).
     pub fn uniform(&self, purpose: &str, n: usize, bound: f32) -> Vec<f32> {
         let mut rng = self.generator(purpose);
-        (0..n).map(|_| (rng.random::<f32>() * 2.0 - 1.0) * bound).collect()
+        (0..n)
+            .map(|_| (rng.random::<f32>() * 2.0 - 1.0) * bound)
+            .collect()
     }
 
     /// `n` values normal with this standard deviation (Box–Muller).
@@ -67,8 +69,9 @@ impl RandomSource {
     pub fn dropout_mask(&self, purpose: &str, n: usize, drop: f32, device: &Device) -> Tensor<1> {
         let mut rng = self.generator(purpose);
         let scale = 1.0 / (1.0 - drop);
-        let mask: Vec<f32> =
-            (0..n).map(|_| if unit(&mut rng) < drop { 0.0 } else { scale }).collect();
+        let mask: Vec<f32> = (0..n)
+            .map(|_| if unit(&mut rng) < drop { 0.0 } else { scale })
+            .collect();
         Tensor::from_data(TensorData::new(mask, [n]), device)
     }
 }

@@ -9,7 +9,8 @@ use rand_chacha::rand_core::SeedableRng;
 use temper_adapters::peft::{AdapterFile, Module, ModuleKind, Slot};
 use temper_adapters::weights::Checkpoint;
 use temper_adapters::{
-    AdaptedConv2d, AdaptedLinear, Adaptable, Adapter, Param, Parameters, RandomSource, adapter_file, attach, attach_trained,
+    Adaptable, AdaptedConv2d, AdaptedLinear, Adapter, Param, Parameters, RandomSource,
+    adapter_file, attach, attach_trained,
 };
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/oft");
@@ -28,20 +29,39 @@ impl Toy {
             let shape = file.info(name).unwrap().shape.clone();
             let values = file.read_f32(name).unwrap();
             let n = values.len();
-            Param::new(name, &shape, Tensor::from_data(TensorData::new(values, [n]), &Device::flex()))
+            Param::new(
+                name,
+                &shape,
+                Tensor::from_data(TensorData::new(values, [n]), &Device::flex()),
+            )
         };
         if file.info("conv.weight").is_some() {
             let name = case.file_name().unwrap().to_str().unwrap();
             let stride = if name.ends_with("s2") { 2 } else { 1 };
             let padding = if name.contains("1x1") { 0 } else { 1 };
-            let conv =
-                AdaptedConv2d::new("conv", param("conv.weight"), Some(param("conv.bias")), [stride; 2], [padding; 2]);
-            return Self { linears: vec![], conv: Some(conv) };
+            let conv = AdaptedConv2d::new(
+                "conv",
+                param("conv.weight"),
+                Some(param("conv.bias")),
+                [stride; 2],
+                [padding; 2],
+            );
+            return Self {
+                linears: vec![],
+                conv: Some(conv),
+            };
         }
         let linear = |name: &str| {
-            AdaptedLinear::new(name, param(&format!("{name}.weight")), Some(param(&format!("{name}.bias"))))
+            AdaptedLinear::new(
+                name,
+                param(&format!("{name}.weight")),
+                Some(param(&format!("{name}.bias"))),
+            )
         };
-        Self { linears: vec![linear("fc1"), linear("fc2")], conv: None }
+        Self {
+            linears: vec![linear("fc1"), linear("fc2")],
+            conv: None,
+        }
     }
 
     fn forward(&self, x: &Input) -> Tensor<1> {
@@ -71,7 +91,9 @@ impl Parameters for Toy {
     }
 
     fn visit_mut(&mut self, visit: &mut dyn FnMut(&mut Param)) {
-        self.linears.iter_mut().for_each(|linear| linear.visit_mut(visit));
+        self.linears
+            .iter_mut()
+            .for_each(|linear| linear.visit_mut(visit));
         self.conv.iter_mut().for_each(|conv| conv.visit_mut(visit));
     }
 }
@@ -83,11 +105,18 @@ impl Adaptable for Toy {
         };
         let conv = |c: &AdaptedConv2d| {
             let shape = c.weight().shape();
-            let kind =
-                ModuleKind::Conv2d { inputs: shape[1], outputs: shape[0], kernel: [shape[2], shape[3]] };
+            let kind = ModuleKind::Conv2d {
+                inputs: shape[1],
+                outputs: shape[0],
+                kernel: [shape[2], shape[3]],
+            };
             Module::new(c.module(), kind).with_bias()
         };
-        self.linears.iter().map(linear).chain(self.conv.iter().map(conv)).collect()
+        self.linears
+            .iter()
+            .map(linear)
+            .chain(self.conv.iter().map(conv))
+            .collect()
     }
 
     fn visit_linears_mut(&mut self, visit: &mut dyn FnMut(&mut AdaptedLinear)) {
@@ -106,12 +135,16 @@ struct Input {
 
 impl Input {
     fn read(file: &Checkpoint, name: &str) -> Self {
-        Self { values: file.read_f32(name).unwrap(), shape: file.info(name).unwrap().shape.clone() }
+        Self {
+            values: file.read_f32(name).unwrap(),
+            shape: file.info(name).unwrap().shape.clone(),
+        }
     }
 
     fn tensor<const D: usize>(&self) -> Tensor<D> {
         let n = self.values.len();
-        let flat = Tensor::<1>::from_data(TensorData::new(self.values.clone(), [n]), &Device::flex());
+        let flat =
+            Tensor::<1>::from_data(TensorData::new(self.values.clone(), [n]), &Device::flex());
         let mut shape = [n; D];
         if D > 1 {
             shape.copy_from_slice(&self.shape);
@@ -125,14 +158,25 @@ fn random() -> RandomSource {
 }
 
 fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    let tensor = if tensor.is_autodiff() { tensor.inner() } else { tensor };
+    let tensor = if tensor.is_autodiff() {
+        tensor.inner()
+    } else {
+        tensor
+    };
     tensor.into_data().try_to_vec().unwrap()
 }
 
 fn assert_close(what: &str, ours: &[f32], theirs: &[f32], rtol: f32, atol: f32) {
     assert_eq!(ours.len(), theirs.len(), "{what}: number of values");
-    let worst = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs() / (atol + rtol * b.abs())).fold(0.0, f32::max);
-    assert!(worst <= 1.0, "{what}: worst error is {worst} times the tolerance");
+    let worst = ours
+        .iter()
+        .zip(theirs)
+        .map(|(a, b)| (a - b).abs() / (atol + rtol * b.abs()))
+        .fold(0.0, f32::max);
+    assert!(
+        worst <= 1.0,
+        "{what}: worst error is {worst} times the tolerance"
+    );
 }
 
 /// The cases with an MLP or a convolution and a method that is built.
@@ -142,7 +186,9 @@ fn cases() -> Vec<PathBuf> {
         .map(|entry| entry.unwrap().path())
         .filter(|path| {
             let name = path.file_name().unwrap().to_str().unwrap();
-            let toy = ["mlp_", "lora_", "oft_conv"].iter().any(|prefix| name.starts_with(prefix));
+            let toy = ["mlp_", "lora_", "oft_conv"]
+                .iter()
+                .any(|prefix| name.starts_with(prefix));
             toy && path.join("adapter").exists()
         })
         .collect();
@@ -164,17 +210,32 @@ fn forward_merge_and_gradients_match_peft() {
         let io = Checkpoint::open(case.join("io.safetensors")).unwrap();
         let x = Input::read(&io, "in.x");
         let mut toy = Toy::load(&case);
-        assert_close(name, &values(toy.forward(&x)), &io.read_f32("y_base").unwrap(), 1e-4, 1e-5);
+        assert_close(
+            name,
+            &values(toy.forward(&x)),
+            &io.read_f32("y_base").unwrap(),
+            1e-4,
+            1e-5,
+        );
         let (file, _) = AdapterFile::load(&case.join("adapter")).unwrap();
-        attach_trained(&mut toy, &file, &random()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        attach_trained(&mut toy, &file, &random())
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
         let y = toy.forward(&x);
         let broken = is_broken_in_peft(&case);
         let truth = if broken { "y_merged" } else { "y_adapter" };
         let expected = io.read_f32(truth).unwrap();
-        assert_close(&format!("{name} {truth}"), &values(y.clone()), &expected, 1e-4, 1e-5);
+        assert_close(
+            &format!("{name} {truth}"),
+            &values(y.clone()),
+            &expected,
+            1e-4,
+            1e-5,
+        );
         if !broken {
             let weights = Input::read(&io, "loss_w").tensor::<1>();
-            let loss = (y * Tensor::from_inner(weights)).sum().div_scalar(expected.len() as f64);
+            let loss = (y * Tensor::from_inner(weights))
+                .sum()
+                .div_scalar(expected.len() as f64);
             check_gradients(name, &toy, loss, &io);
         }
         check_merge(name, toy, &x, &io);
@@ -184,14 +245,21 @@ fn forward_merge_and_gradients_match_peft() {
 fn check_gradients(name: &str, toy: &Toy, loss: Tensor<1>, io: &Checkpoint) {
     let value = values(loss.clone())[0];
     let expected = io.read_f32("loss").unwrap()[0];
-    assert!((value - expected).abs() <= 1e-5 + 1e-4 * expected.abs(), "{name}: loss {value} vs {expected}");
+    assert!(
+        (value - expected).abs() <= 1e-5 + 1e-4 * expected.abs(),
+        "{name}: loss {value} vs {expected}"
+    );
     let mut gradients = loss.backward();
     let mut checked = 0;
     toy.visit(&mut |param| {
         if !param.is_trainable() {
             return;
         }
-        let got = values(param.grad(&mut gradients).unwrap_or_else(|| panic!("{name}: no gradient of {}", param.name())));
+        let got = values(
+            param
+                .grad(&mut gradients)
+                .unwrap_or_else(|| panic!("{name}: no gradient of {}", param.name())),
+        );
         let plain = param.name().trim_end_matches(".weight");
         let (module, part) = param.name().rsplit_once('.').unwrap();
         let golden = [
@@ -201,24 +269,55 @@ fn check_gradients(name: &str, toy: &Toy, loss: Tensor<1>, io: &Checkpoint) {
             format!("grad.base_model.model.{module}.modules_to_save.{part}"),
             format!("grad.base_model.model.{}", param.name()),
         ];
-        let golden = golden.iter().find(|key| io.info(key).is_some()).unwrap_or_else(|| panic!("{name}: {golden:?}"));
-        assert_close(&format!("{name} {golden}"), &got, &io.read_f32(golden).unwrap(), 1e-3, 1e-6);
+        let golden = golden
+            .iter()
+            .find(|key| io.info(key).is_some())
+            .unwrap_or_else(|| panic!("{name}: {golden:?}"));
+        assert_close(
+            &format!("{name} {golden}"),
+            &got,
+            &io.read_f32(golden).unwrap(),
+            1e-3,
+            1e-6,
+        );
         checked += 1;
     });
     let all = io.names().filter(|key| key.starts_with("grad.")).count();
-    assert_eq!(checked, all, "{name}: every trained tensor has a gradient, and no other");
+    assert_eq!(
+        checked, all,
+        "{name}: every trained tensor has a gradient, and no other"
+    );
 }
 
 fn check_merge(name: &str, mut toy: Toy, x: &Input, io: &Checkpoint) {
     toy.linears.iter_mut().for_each(AdaptedLinear::merge);
-    assert_close(&format!("{name} y_merged"), &values(toy.forward(x)), &io.read_f32("y_merged").unwrap(), 1e-4, 1e-5);
-    let mut merged: Vec<(String, Vec<f32>)> =
-        toy.linears.iter().map(|l| (l.weight().name().to_owned(), values(l.weight().plain()))).collect();
-    merged.extend(toy.conv.iter().map(|c| (c.weight().name().to_owned(), values(c.effective_weight()))));
+    assert_close(
+        &format!("{name} y_merged"),
+        &values(toy.forward(x)),
+        &io.read_f32("y_merged").unwrap(),
+        1e-4,
+        1e-5,
+    );
+    let mut merged: Vec<(String, Vec<f32>)> = toy
+        .linears
+        .iter()
+        .map(|l| (l.weight().name().to_owned(), values(l.weight().plain())))
+        .collect();
+    merged.extend(
+        toy.conv
+            .iter()
+            .map(|c| (c.weight().name().to_owned(), values(c.effective_weight()))),
+    );
     for (weight, got) in merged {
         if io.info(&format!("merged.{weight}")).is_some() {
             let expected = io.read_f32(&format!("merged.{weight}")).unwrap();
-            assert_close(&format!("{name} merged {weight}"), &got, &expected, 1e-4, 1e-5);
+            assert_close(
+                &format!("{name} merged {weight}"),
+                &got,
+                &expected,
+                1e-4,
+                1e-5,
+            );
         }
     }
 }
@@ -236,7 +335,13 @@ fn a_fresh_adapter_leaves_the_output_bit_for_bit_unchanged() {
         let after = values(toy.forward(&x));
         // DoRA divides by a norm and multiplies by it again, which rounds.
         let tolerance = if name == "lora_dora" { 1e-6 } else { 0.0 };
-        assert_close(name, &after, &before, tolerance, f32::MIN_POSITIVE.max(tolerance));
+        assert_close(
+            name,
+            &after,
+            &before,
+            tolerance,
+            f32::MIN_POSITIVE.max(tolerance),
+        );
     }
 }
 
@@ -249,13 +354,31 @@ fn coft_saves_projected_values_and_plain_oft_saves_what_it_loaded() {
         let (file, _) = AdapterFile::load(&case.join("adapter")).unwrap();
         attach_trained(&mut toy, &file, &random()).unwrap();
         let saved = adapter_file(&toy, file.config()).unwrap();
-        assert_eq!(saved.tensors().len(), file.tensors().len(), "{name}: same set of tensors");
+        assert_eq!(
+            saved.tensors().len(),
+            file.tensors().len(),
+            "{name}: same set of tensors"
+        );
         for tensor in saved.tensors() {
-            let original = file.get(&tensor.module, &tensor.slot).unwrap().to_f32().unwrap();
+            let original = file
+                .get(&tensor.module, &tensor.slot)
+                .unwrap()
+                .to_f32()
+                .unwrap();
             let key = format!("projected.base_model.model.{}.oft_R.weight", tensor.module);
             let projected = tensor.slot == Slot::OftR && io.info(&key).is_some();
-            let expected = if projected { io.read_f32(&key).unwrap() } else { original };
-            assert_close(&format!("{name} {}", tensor.module), &tensor.tensor.to_f32().unwrap(), &expected, 1e-5, 1e-7);
+            let expected = if projected {
+                io.read_f32(&key).unwrap()
+            } else {
+                original
+            };
+            assert_close(
+                &format!("{name} {}", tensor.module),
+                &tensor.tensor.to_f32().unwrap(),
+                &expected,
+                1e-5,
+                1e-7,
+            );
         }
     }
 }
@@ -266,15 +389,21 @@ fn coft_holds_its_constraint_after_an_update_that_breaks_it() {
     let mut toy = Toy::load(&case);
     let (file, _) = AdapterFile::load(&case.join("adapter")).unwrap();
     attach_trained(&mut toy, &file, &random()).unwrap();
-    let Some(Adapter::Oft(oft)) = toy.linears[0].adapter_mut() else { panic!("an OFT adapter") };
+    let Some(Adapter::Oft(oft)) = toy.linears[0].adapter_mut() else {
+        panic!("an OFT adapter")
+    };
     let tau = oft.spec().tau.unwrap() as f32;
     let n = oft.parameter().numel();
-    oft.parameter_mut().set(Tensor::ones([n], &Device::flex()).mul_scalar(10.0));
+    oft.parameter_mut()
+        .set(Tensor::ones([n], &Device::flex()).mul_scalar(10.0));
     oft.project();
     let columns = oft.parameter().shape()[1];
     for block in values(oft.parameter().plain()).chunks(columns) {
         let norm = (2.0 * block.iter().map(|v| v * v).sum::<f32>()).sqrt();
-        assert!(norm <= tau * (1.0 + 1e-6) && norm > tau * 0.999, "‖Q‖ = {norm}, τ = {tau}");
+        assert!(
+            norm <= tau * (1.0 + 1e-6) && norm > tau * 0.999,
+            "‖Q‖ = {norm}, τ = {tau}"
+        );
     }
 }
 
@@ -285,8 +414,13 @@ fn unmerging_gives_the_weight_back_even_when_the_series_is_not_orthogonal() {
     let (file, _) = AdapterFile::load(&case.join("adapter")).unwrap();
     attach_trained(&mut toy, &file, &random()).unwrap();
     let linear = &toy.linears[0];
-    let Some(Adapter::Oft(oft)) = linear.adapter() else { panic!("an OFT adapter") };
-    assert!(oft.orthogonality_error() > 1e-3, "two terms are far from orthogonal");
+    let Some(Adapter::Oft(oft)) = linear.adapter() else {
+        panic!("an OFT adapter")
+    };
+    assert!(
+        oft.orthogonality_error() > 1e-3,
+        "two terms are far from orthogonal"
+    );
     let original = linear.weight().matrix();
     let back = oft.unmerge(linear.effective_weight().inner());
     assert_close("unmerged", &values(back), &values(original), 1e-4, 1e-5);

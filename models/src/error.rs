@@ -62,7 +62,9 @@ pub enum ModelError {
     #[error(transparent)]
     Weights(#[from] WeightsError),
     /// A token id outside the vocabulary.
-    #[error("token id {id} at row {row}, column {column} is outside the vocabulary of {vocabulary}; is this the model's own tokenizer?")]
+    #[error(
+        "token id {id} at row {row}, column {column} is outside the vocabulary of {vocabulary}; is this the model's own tokenizer?"
+    )]
     TokenId {
         /// The id.
         id: u32,
@@ -74,7 +76,9 @@ pub enum ModelError {
         vocabulary: usize,
     },
     /// More tokens than the model can place.
-    #[error("{tokens} tokens exceed {limit}, the model's {what}; shorten the input or lower `data.max_length`")]
+    #[error(
+        "{tokens} tokens exceed {limit}, the model's {what}; shorten the input or lower `data.max_length`"
+    )]
     TooLong {
         /// Tokens of the input.
         tokens: usize,

@@ -6,7 +6,10 @@ mod llama;
 mod ops;
 
 pub use error::ModelError;
-pub use llama::{Block, Gradients, KeyValueCache, Llama, LlamaConfig, TokenBatch, device_tensor, host_tensor};
+pub use llama::{
+    Block, Gradients, KeyValueCache, Llama, LlamaConfig, TokenBatch, device_tensor, host_tensor,
+};
 pub use ops::{
-    Heads, IGNORE, Layout, Rope, RopeScaling, attend, attention, cross_entropy_sum, rms_norm, swiglu,
+    Heads, IGNORE, Layout, Rope, RopeScaling, attend, attention, cross_entropy_sum, rms_norm,
+    swiglu,
 };

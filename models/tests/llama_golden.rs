@@ -10,17 +10,28 @@ use temper_adapters::weights::{Checkpoint, Dtype};
 use temper_models::{Layout, Llama, TokenBatch};
 
 fn case(name: &str) -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/llama")).join(name)
+    PathBuf::from(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../tests/golden/llama"
+    ))
+    .join(name)
 }
 
 fn integers(file: &Checkpoint, name: &str) -> Vec<i64> {
     let tensor = file.read(name).unwrap();
     assert_eq!(tensor.dtype(), Dtype::I64, "{name}");
-    tensor.data().chunks_exact(8).map(|bytes| i64::from_le_bytes(bytes.try_into().unwrap())).collect()
+    tensor
+        .data()
+        .chunks_exact(8)
+        .map(|bytes| i64::from_le_bytes(bytes.try_into().unwrap()))
+        .collect()
 }
 
 fn ids(file: &Checkpoint, name: &str) -> Vec<u32> {
-    integers(file, name).into_iter().map(|id| id as u32).collect()
+    integers(file, name)
+        .into_iter()
+        .map(|id| id as u32)
+        .collect()
 }
 
 fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
@@ -32,7 +43,10 @@ fn assert_close(name: &str, ours: &[f32], theirs: &[f32], rtol: f32, atol: f32) 
     assert_eq!(ours.len(), theirs.len(), "{name}: number of values");
     let excess = |(a, b): (&f32, &f32)| (a - b).abs() / (atol + rtol * b.abs());
     let worst = ours.iter().zip(theirs).map(excess).fold(0.0, f32::max);
-    assert!(worst <= 1.0, "{name}: worst error is {worst} times the tolerance");
+    assert!(
+        worst <= 1.0,
+        "{name}: worst error is {worst} times the tolerance"
+    );
 }
 
 struct Batch {
@@ -47,11 +61,16 @@ fn batch(name: &str) -> Batch {
     let shape = file.info("input_ids").unwrap().shape.clone();
     let mask = integers(&file, "attention_mask");
     let column = |i: usize| (i % shape[1]) as u32;
-    let starts = (0..mask.len()).map(|i| if mask[i] == 0 { column(i) } else { 0 }).collect();
+    let starts = (0..mask.len())
+        .map(|i| if mask[i] == 0 { column(i) } else { 0 })
+        .collect();
     let batch = TokenBatch {
         shape: [shape[0], shape[1]],
         input_ids: ids(&file, "input_ids"),
-        labels: integers(&file, "labels").into_iter().map(|label| label as i32).collect(),
+        labels: integers(&file, "labels")
+            .into_iter()
+            .map(|label| label as i32)
+            .collect(),
         starts,
         positions: (0..mask.len()).map(column).collect(),
     };
@@ -67,22 +86,46 @@ fn logits_and_hidden_states_match_transformers() {
     for name in ["gqa", "mha"] {
         let Batch { file, batch, mask } = batch(name);
         let model = model(name, &Device::flex());
-        let layout = Layout::new(batch.shape, &batch.positions, &batch.starts, &model.config().rope());
+        let layout = Layout::new(
+            batch.shape,
+            &batch.positions,
+            &batch.starts,
+            &model.config().rope(),
+        );
         let states = model.hidden_states(&batch.input_ids, &layout).unwrap();
         let real = |flat: &[f32], width: usize| -> Vec<f32> {
-            flat.chunks(width).zip(&mask).filter(|(_, mask)| **mask == 1).flat_map(|(row, _)| row.to_vec()).collect()
+            flat.chunks(width)
+                .zip(&mask)
+                .filter(|(_, mask)| **mask == 1)
+                .flat_map(|(row, _)| row.to_vec())
+                .collect()
         };
         for (i, state) in states.iter().enumerate() {
             let expected = file.read_f32(&format!("hidden_states.{i}")).unwrap();
             let width = model.config().hidden_size;
             let what = format!("{name} hidden_states.{i}");
-            assert_close(&what, &real(&values(state.clone()), width), &real(&expected, width), 1e-4, 1e-4);
+            assert_close(
+                &what,
+                &real(&values(state.clone()), width),
+                &real(&expected, width),
+                1e-4,
+                1e-4,
+            );
         }
-        assert!(file.info(&format!("hidden_states.{}", states.len())).is_none());
+        assert!(
+            file.info(&format!("hidden_states.{}", states.len()))
+                .is_none()
+        );
         let logits = values(model.project(states[states.len() - 1].clone()));
         let vocabulary = model.config().vocab_size;
         let expected = real(&file.read_f32("logits").unwrap(), vocabulary);
-        assert_close(&format!("{name} logits"), &real(&logits, vocabulary), &expected, 1e-4, 1e-4);
+        assert_close(
+            &format!("{name} logits"),
+            &real(&logits, vocabulary),
+            &expected,
+            1e-4,
+            1e-4,
+        );
     }
 }
 
@@ -96,13 +139,28 @@ fn loss_and_every_gradient_match_pytorch_with_and_without_recomputation() {
         let golden = Checkpoint::open(case(name).join("grads.safetensors")).unwrap();
         for recompute in [false, true] {
             let mut sums = BTreeMap::new();
-            let loss = model.accumulate(&batch, 1.0 / batch.targets() as f64, recompute, &mut sums).unwrap();
+            let loss = model
+                .accumulate(&batch, 1.0 / batch.targets() as f64, recompute, &mut sums)
+                .unwrap();
             let loss = loss.into_scalar::<f32>();
-            assert!((loss - expected_loss).abs() < 1e-5 * expected_loss.abs(), "{name}: {loss} vs {expected_loss}");
-            assert_eq!(sums.len(), golden.len(), "{name}: one gradient for every parameter");
+            assert!(
+                (loss - expected_loss).abs() < 1e-5 * expected_loss.abs(),
+                "{name}: {loss} vs {expected_loss}"
+            );
+            assert_eq!(
+                sums.len(),
+                golden.len(),
+                "{name}: one gradient for every parameter"
+            );
             for (parameter, gradient) in sums {
                 let expected = golden.read_f32(&parameter).unwrap();
-                assert_close(&format!("{name} {parameter}"), &values(gradient), &expected, 1e-3, 1e-6);
+                assert_close(
+                    &format!("{name} {parameter}"),
+                    &values(gradient),
+                    &expected,
+                    1e-3,
+                    1e-6,
+                );
             }
         }
     }
@@ -122,9 +180,17 @@ fn greedy_generation_matches_transformers_alone_and_left_padded() {
             for _ in 0..new {
                 let best = model.read(&next, &mut cache).unwrap().argmax(1);
                 let best: Vec<i64> = best.into_data().iter::<i64>().collect();
-                next = best.iter().zip(&done).map(|(&id, &done)| if done { 0 } else { id as u32 }).collect();
-                out.iter_mut().zip(&next).for_each(|(row, &id)| row.push(id));
-                done.iter_mut().zip(&next).for_each(|(done, &id)| *done |= id == 2);
+                next = best
+                    .iter()
+                    .zip(&done)
+                    .map(|(&id, &done)| if done { 0 } else { id as u32 })
+                    .collect();
+                out.iter_mut()
+                    .zip(&next)
+                    .for_each(|(row, &id)| row.push(id));
+                done.iter_mut()
+                    .zip(&next)
+                    .for_each(|(done, &id)| *done |= id == 2);
                 if done.iter().all(|&done| done) {
                     break;
                 }
@@ -133,18 +199,33 @@ fn greedy_generation_matches_transformers_alone_and_left_padded() {
         };
         let prompt = ids(&file, "prompt");
         let expected = ids(&file, "greedy");
-        let expected = expected.strip_prefix(prompt.as_slice()).unwrap_or(&expected);
-        assert_eq!(greedy(&prompt, &[0], expected.len()), expected, "{name} greedy");
+        let expected = expected
+            .strip_prefix(prompt.as_slice())
+            .unwrap_or(&expected);
+        assert_eq!(
+            greedy(&prompt, &[0], expected.len()),
+            expected,
+            "{name} greedy"
+        );
         let padded = ids(&file, "left_padded_prompt");
         let mask = integers(&file, "left_pad_mask");
         let shape = file.info("left_padded_prompt").unwrap().shape.clone();
-        let padding: Vec<usize> =
-            mask.chunks(shape[1]).map(|row| row.iter().take_while(|&&m| m == 0).count()).collect();
+        let padding: Vec<usize> = mask
+            .chunks(shape[1])
+            .map(|row| row.iter().take_while(|&&m| m == 0).count())
+            .collect();
         let all = ids(&file, "greedy_batch");
         let width = file.info("greedy_batch").unwrap().shape[1];
         let skip = if width > 12 { shape[1] } else { 0 };
-        let expected: Vec<u32> = all.chunks(width).flat_map(|row| row[skip..].to_vec()).collect();
-        assert_eq!(greedy(&padded, &padding, width - skip), expected, "{name} greedy_batch");
+        let expected: Vec<u32> = all
+            .chunks(width)
+            .flat_map(|row| row[skip..].to_vec())
+            .collect();
+        assert_eq!(
+            greedy(&padded, &padding, width - skip),
+            expected,
+            "{name} greedy_batch"
+        );
     }
 }
 
@@ -154,7 +235,12 @@ fn saving_and_loading_gives_the_same_logits() {
     let first = model("gqa", &Device::flex());
     // 64 kB shards: the index and several files are written.
     first.save(directory.path(), Dtype::F32, 65_536).unwrap();
-    assert!(directory.path().join("model.safetensors.index.json").exists());
+    assert!(
+        directory
+            .path()
+            .join("model.safetensors.index.json")
+            .exists()
+    );
     let second = Llama::load(directory.path(), FloatDType::F32, &Device::flex()).unwrap();
     let logits = |model: &Llama| values(model.logits(&[1, 5, 9], [1, 3]).unwrap());
     assert_eq!(logits(&first), logits(&second));
@@ -175,10 +261,21 @@ fn a_changed_document_moves_no_logit_of_its_neighbours_in_the_same_row() {
     ids[5..11].fill(77);
     let after = logits(&ids);
     let vocabulary = model.config().vocab_size;
-    let moved: Vec<usize> =
-        (0..15).filter(|t| before[t * vocabulary..][..vocabulary] != after[t * vocabulary..][..vocabulary]).collect();
-    assert_eq!(moved, (5..11).collect::<Vec<_>>(), "only the changed document's own logits move");
+    let moved: Vec<usize> = (0..15)
+        .filter(|t| before[t * vocabulary..][..vocabulary] != after[t * vocabulary..][..vocabulary])
+        .collect();
+    assert_eq!(
+        moved,
+        (5..11).collect::<Vec<_>>(),
+        "only the changed document's own logits move"
+    );
     // The middle document alone in a row gives the same logits: nothing of its neighbours reached it.
     let alone = values(model.logits(&[77; 6], [1, 6]).unwrap());
-    assert_close("packed against alone", &after[5 * vocabulary..11 * vocabulary], &alone, 1e-5, 1e-5);
+    assert_close(
+        "packed against alone",
+        &after[5 * vocabulary..11 * vocabulary],
+        &alone,
+        1e-5,
+        1e-5,
+    );
 }

@@ -26,8 +26,20 @@ impl<'a> Matrix<'a> {
     /// let m = Matrix::rows(&[1.0, 2.0, 3.0, 4.0], 0, [2, 2], 2);
     /// assert_eq!(m.transposed().row_stride, 1);
     /// ```
-    pub fn rows(data: &'a [f32], offset: usize, [rows, cols]: [usize; 2], row_stride: usize) -> Self {
-        Self { data, offset, rows, cols, row_stride, col_stride: 1 }
+    pub fn rows(
+        data: &'a [f32],
+        offset: usize,
+        [rows, cols]: [usize; 2],
+        row_stride: usize,
+    ) -> Self {
+        Self {
+            data,
+            offset,
+            rows,
+            cols,
+            row_stride,
+            col_stride: 1,
+        }
     }
 
     /// The transpose, without moving data.
@@ -62,16 +74,31 @@ pub struct MatrixMut<'a> {
 ///
 /// # Panics
 /// When the shapes disagree or a matrix reaches outside its slice.
-pub fn matmul_into(dst: &mut MatrixMut<'_>, a: Matrix<'_>, b: Matrix<'_>, alpha: f32, accumulate: bool) {
+pub fn matmul_into(
+    dst: &mut MatrixMut<'_>,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    alpha: f32,
+    accumulate: bool,
+) {
     let (m, k, n) = (a.rows, a.cols, b.cols);
     assert_eq!(k, b.rows, "inner dimensions of a product");
     if m == 0 || n == 0 {
         return;
     }
-    assert!(k > 0 && a.last() < a.data.len() && b.last() < b.data.len(), "operand outside its slice");
+    assert!(
+        k > 0 && a.last() < a.data.len() && b.last() < b.data.len(),
+        "operand outside its slice"
+    );
     let last = dst.offset + (m - 1) * dst.row_stride + n - 1;
-    assert!(last < dst.data.len() && (m == 1 || dst.row_stride >= n), "destination outside its slice");
-    #[expect(unsafe_code, reason = "the gemm crate takes pointers; the asserts above bound every access")]
+    assert!(
+        last < dst.data.len() && (m == 1 || dst.row_stride >= n),
+        "destination outside its slice"
+    );
+    #[expect(
+        unsafe_code,
+        reason = "the gemm crate takes pointers; the asserts above bound every access"
+    )]
     // SAFETY: all three matrices lie inside their slices (asserted), and `dst` is borrowed mutably, so it overlaps neither operand.
     unsafe {
         gemm::gemm(
@@ -109,7 +136,11 @@ mod tests {
         let mut c = [10.0; 4];
         let a = Matrix::rows(&a, 0, [2, 2], 3);
         let b = Matrix::rows(&b, 0, [2, 2], 2);
-        let dst = &mut MatrixMut { data: &mut c, offset: 0, row_stride: 2 };
+        let dst = &mut MatrixMut {
+            data: &mut c,
+            offset: 0,
+            row_stride: 2,
+        };
         matmul_into(dst, a, b, 1.0, true);
         assert_eq!(dst.data, [15.0, 12.0, 21.0, 14.0]);
         matmul_into(dst, a.transposed(), b, 2.0, false);
@@ -122,6 +153,16 @@ mod tests {
         let a = [1.0; 4];
         let mut c = [0.0; 9];
         let m = Matrix::rows(&a, 0, [3, 3], 3);
-        matmul_into(&mut MatrixMut { data: &mut c, offset: 0, row_stride: 3 }, m, m, 1.0, false);
+        matmul_into(
+            &mut MatrixMut {
+                data: &mut c,
+                offset: 0,
+                row_stride: 3,
+            },
+            m,
+            m,
+            1.0,
+            false,
+        );
     }
 }

@@ -6,12 +6,12 @@
 
 use std::fmt;
 
+#[cfg(feature = "cube")]
+use burn::backend::DispatchTensorKind;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
-#[cfg(feature = "cube")]
-use burn::backend::DispatchTensorKind;
 use burn::backend::{Autodiff, Backend, DispatchKindConversion, DispatchTensor, Flex};
 use burn::tensor::{Float, Tensor};
 
@@ -117,7 +117,12 @@ impl<const D: usize> GraphInput for Tensor<D, Float> {
 
     fn on_graph(&self) -> Erased {
         let tensor = self.clone();
-        if tensor.is_autodiff() { tensor } else { Self::from_inner(tensor) }.into_dispatch()
+        if tensor.is_autodiff() {
+            tensor
+        } else {
+            Self::from_inner(tensor)
+        }
+        .into_dispatch()
     }
 }
 

@@ -17,10 +17,18 @@ impl HostView {
         if tensor.dtype() != DType::F32 {
             return None;
         }
-        let plain = if tensor.is_autodiff() { tensor.clone().inner() } else { tensor.clone() };
+        let plain = if tensor.is_autodiff() {
+            tensor.clone().inner()
+        } else {
+            tensor.clone()
+        };
         let primitive = plain.try_into_primitive::<Flex>().ok()?;
         let contiguous = primitive.is_contiguous();
-        Some(Self(if contiguous { primitive } else { primitive.to_contiguous() }))
+        Some(Self(if contiguous {
+            primitive
+        } else {
+            primitive.to_contiguous()
+        }))
     }
 
     /// Row-major values.
@@ -34,7 +42,10 @@ impl HostView {
     ///
     /// # Errors
     /// The tensor itself, when it lives elsewhere.
-    pub fn update(tensor: Tensor<1>, change: impl FnOnce(&mut [f32])) -> Result<Tensor<1>, Tensor<1>> {
+    pub fn update(
+        tensor: Tensor<1>,
+        change: impl FnOnce(&mut [f32]),
+    ) -> Result<Tensor<1>, Tensor<1>> {
         if tensor.dtype() != DType::F32 {
             return Err(tensor);
         }
@@ -42,11 +53,12 @@ impl HostView {
             Err(_) => Err(tensor),
             Ok(primitive) => {
                 drop(tensor);
-                let mut primitive = if primitive.is_contiguous() && primitive.layout().start_offset() == 0 {
-                    primitive
-                } else {
-                    primitive.to_contiguous()
-                };
+                let mut primitive =
+                    if primitive.is_contiguous() && primitive.layout().start_offset() == 0 {
+                        primitive
+                    } else {
+                        primitive.to_contiguous()
+                    };
                 let elements = primitive.layout().num_elements();
                 change(&mut primitive.storage_mut::<f32>()[..elements]);
                 Ok(Tensor::from_primitive::<Flex>(primitive))

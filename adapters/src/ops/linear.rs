@@ -15,7 +15,9 @@ pub fn linear(x: Tensor<2>, weight: &Tensor<2>) -> Tensor<2> {
     let output = value.clone().matmul(w.clone().transpose());
     let kept = trained.then_some(value);
     with_gradient(output, [&x, weight], move |dy, wanted| {
-        let dw = wanted[1].then(|| kept.map(|x| erase(dy.clone().transpose().matmul(x)))).flatten();
+        let dw = wanted[1]
+            .then(|| kept.map(|x| erase(dy.clone().transpose().matmul(x))))
+            .flatten();
         let dx = wanted[0].then(|| erase(dy.matmul(w)));
         [dx, dw]
     })
@@ -23,7 +25,11 @@ pub fn linear(x: Tensor<2>, weight: &Tensor<2>) -> Tensor<2> {
 
 /// The value of `tensor` outside any graph (no copy).
 fn plain<const D: usize>(tensor: &Tensor<D>) -> Tensor<D> {
-    if tensor.is_autodiff() { tensor.clone().inner() } else { tensor.clone() }
+    if tensor.is_autodiff() {
+        tensor.clone().inner()
+    } else {
+        tensor.clone()
+    }
 }
 
 #[cfg(test)]
@@ -39,11 +45,17 @@ mod tests {
         let w = Tensor::<2>::from_data([[0.1, 0.2, 0.3], [1.0, -1.0, 2.0]], &device).require_grad();
         let weights = Tensor::<2>::from_data([[1.0, 3.0], [-2.0, 0.5]], &Device::flex());
         let ours = linear(x.clone(), &w);
-        let grads = (ours.clone() * Tensor::from_inner(weights.clone())).sum().backward();
+        let grads = (ours.clone() * Tensor::from_inner(weights.clone()))
+            .sum()
+            .backward();
         let reference = x.clone().matmul(w.clone().transpose());
-        let expected = (reference.clone() * Tensor::from_inner(weights)).sum().backward();
+        let expected = (reference.clone() * Tensor::from_inner(weights))
+            .sum()
+            .backward();
         let tolerance = Tolerance::<f32>::absolute(1e-6);
-        ours.inner().into_data().assert_approx_eq(&reference.inner().into_data(), tolerance);
+        ours.inner()
+            .into_data()
+            .assert_approx_eq(&reference.inner().into_data(), tolerance);
         for (input, name) in [(&x, "x"), (&w, "w")] {
             let got = input.grad(&grads).expect(name).into_data();
             got.assert_approx_eq(&input.grad(&expected).expect(name).into_data(), tolerance);

@@ -22,10 +22,15 @@ fn rotate_composed(x: Tensor<2>, r: &Tensor<3>) -> Tensor<2> {
     let [stored, b, _] = r.dims();
     if stored == 1 {
         let flat = x.reshape([rows * (width / b), b]);
-        return flat.matmul(r.clone().reshape([b, b])).reshape([rows, width]);
+        return flat
+            .matmul(r.clone().reshape([b, b]))
+            .reshape([rows, width]);
     }
     let blocks = x.reshape([rows, stored, b]).swap_dims(0, 1); // [blocks, N, b]
-    blocks.matmul(r.clone()).swap_dims(0, 1).reshape([rows, width])
+    blocks
+        .matmul(r.clone())
+        .swap_dims(0, 1)
+        .reshape([rows, width])
 }
 
 fn rotate_on_host(x: Tensor<2>, r: &Tensor<3>, values: HostView, rotations: HostView) -> Tensor<2> {
@@ -35,12 +40,15 @@ fn rotate_on_host(x: Tensor<2>, r: &Tensor<3>, values: HostView, rotations: Host
     let kept = trained.then_some(values);
     let output = HostView::tensor(output, [geometry.rows, geometry.width]);
     with_gradient(output, [&x, r], move |dy, wanted| {
-        let Some(dy) = HostView::view(&dy) else { unreachable!("a gradient leaves its device") };
+        let Some(dy) = HostView::view(&dy) else {
+            unreachable!("a gradient leaves its device")
+        };
         let dx = wanted[0].then(|| {
             let dx = geometry.apply(dy.as_slice(), rotations.as_slice(), true);
             erase(HostView::tensor(dx, [geometry.rows, geometry.width]))
         });
-        let dr = wanted[1].then(|| kept.map(|x| geometry.rotation_gradient(x.as_slice(), dy.as_slice())));
+        let dr = wanted[1]
+            .then(|| kept.map(|x| geometry.rotation_gradient(x.as_slice(), dy.as_slice())));
         [dx, dr.flatten().map(erase)]
     })
 }
@@ -57,8 +65,16 @@ impl Geometry {
     fn new(x: &Tensor<2>, r: &Tensor<3>) -> Self {
         let [rows, width] = x.dims();
         let [stored, b, _] = r.dims();
-        assert!(width.is_multiple_of(b) && (stored == 1 || stored * b == width), "blocks tile the width");
-        Self { rows, width, stored, b }
+        assert!(
+            width.is_multiple_of(b) && (stored == 1 || stored * b == width),
+            "blocks tile the width"
+        );
+        Self {
+            rows,
+            width,
+            stored,
+            b,
+        }
     }
 
     fn rotation<'a>(&self, rotations: &'a [f32], block: usize) -> Matrix<'a> {
@@ -69,17 +85,32 @@ impl Geometry {
     /// `x_k R_k` for each block, or `x_k R_kᵀ`. Threads share the rows.
     fn apply(&self, x: &[f32], rotations: &[f32], transpose: bool) -> Vec<f32> {
         let mut y = vec![0.0; x.len()];
-        let chunk = self.rows.div_ceil(rayon::current_num_threads()).clamp(16, 512);
-        y.par_chunks_mut(chunk * self.width).enumerate().for_each(|(index, y)| {
-            let offset = index * chunk * self.width;
-            let rows = y.len() / self.width;
-            for block in 0..self.width / self.b {
-                let x = Matrix::rows(x, offset + block * self.b, [rows, self.b], self.width);
-                let r = self.rotation(rotations, block);
-                let dst = &mut MatrixMut { data: y, offset: block * self.b, row_stride: self.width };
-                matmul_into(dst, x, if transpose { r.transposed() } else { r }, 1.0, false);
-            }
-        });
+        let chunk = self
+            .rows
+            .div_ceil(rayon::current_num_threads())
+            .clamp(16, 512);
+        y.par_chunks_mut(chunk * self.width)
+            .enumerate()
+            .for_each(|(index, y)| {
+                let offset = index * chunk * self.width;
+                let rows = y.len() / self.width;
+                for block in 0..self.width / self.b {
+                    let x = Matrix::rows(x, offset + block * self.b, [rows, self.b], self.width);
+                    let r = self.rotation(rotations, block);
+                    let dst = &mut MatrixMut {
+                        data: y,
+                        offset: block * self.b,
+                        row_stride: self.width,
+                    };
+                    matmul_into(
+                        dst,
+                        x,
+                        if transpose { r.transposed() } else { r },
+                        1.0,
+                        false,
+                    );
+                }
+            });
         y
     }
 
@@ -88,16 +119,23 @@ impl Geometry {
         let size = self.b * self.b;
         let block_gradient = |dst: &mut [f32], block: usize, accumulate: bool| {
             let view = |data| Matrix::rows(data, block * self.b, [self.rows, self.b], self.width);
-            let dst = &mut MatrixMut { data: dst, offset: 0, row_stride: self.b };
+            let dst = &mut MatrixMut {
+                data: dst,
+                offset: 0,
+                row_stride: self.b,
+            };
             matmul_into(dst, view(x).transposed(), view(dy), 1.0, accumulate);
         };
         let mut gradient = vec![0.0; self.stored * size];
         if self.stored == 1 {
             (0..self.width / self.b).for_each(|block| block_gradient(&mut gradient, block, true));
         } else {
-            gradient.par_chunks_mut(size).enumerate().for_each(|(block, dst)| {
-                block_gradient(dst, block, false);
-            });
+            gradient
+                .par_chunks_mut(size)
+                .enumerate()
+                .for_each(|(block, dst)| {
+                    block_gradient(dst, block, false);
+                });
         }
         HostView::tensor(gradient, [self.stored, self.b, self.b])
     }
@@ -112,16 +150,22 @@ mod tests {
     fn check(stored: usize, blocks: usize, b: usize) {
         let device = Device::flex().autodiff();
         device.seed(3);
-        let random = |shape: [usize; 2]| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+        let random =
+            |shape: [usize; 2]| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), &device);
         let x = random([37, blocks * b]).require_grad();
-        let r = random([stored * b, b]).reshape([stored, b, b]).detach().require_grad();
+        let r = random([stored * b, b])
+            .reshape([stored, b, b])
+            .detach()
+            .require_grad();
         let weights = random([37, blocks * b]);
         let ours = rotate(x.clone(), &r);
         let grads = (ours.clone() * weights.clone()).sum().backward();
         let reference = rotate_composed(x.clone(), &r);
         let expected = (reference.clone() * weights).sum().backward();
         let tolerance = Tolerance::<f32>::rel_abs(1e-4, 1e-4);
-        ours.inner().into_data().assert_approx_eq(&reference.inner().into_data(), tolerance);
+        ours.inner()
+            .into_data()
+            .assert_approx_eq(&reference.inner().into_data(), tolerance);
         let dx = x.grad(&grads).expect("dx").into_data();
         dx.assert_approx_eq(&x.grad(&expected).expect("dx").into_data(), tolerance);
         let dr = r.grad(&grads).expect("dr").into_data();

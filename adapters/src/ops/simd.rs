@@ -3,18 +3,49 @@
 //! The binary is built for the baseline instruction set; [`vectorized`] runs a closure compiled again for AVX2 and AVX-512,
 //! chosen when it is called. Inside it, plain loops over slices become vector code.
 
-/// Runs `work` in its widest compiled form. Mark the functions it calls `#[inline(always)]`, or they keep the baseline.
-#[inline]
-pub fn vectorized<R>(work: impl FnOnce() -> R) -> R {
-    struct Work<F>(F);
-    impl<R, F: FnOnce() -> R> pulp::NullaryFnOnce for Work<F> {
-        type Output = R;
-        #[inline(always)]
-        fn call(self) -> R {
-            (self.0)()
+#[doc(hidden)]
+pub use pulp;
+
+/// Defines functions whose bodies are compiled for each instruction set and chosen at the call.
+///
+/// Lifetimes of reference parameters must be the named one. What the body calls must be `#[inline(always)]` (as everything in
+/// this module is), or it keeps the baseline. A closure in the place of this macro is left un-inlined, and at the baseline,
+/// as soon as it is more than a few lines (three times slower, measured).
+///
+/// # Examples
+/// ```
+/// temper_adapters::vectorized! {
+///     /// Doubles every value.
+///     fn double<'a>(values: &'a mut [f32]) -> () {
+///         for value in values {
+///             *value *= 2.0;
+///         }
+///     }
+/// }
+/// let mut values = [1.0, 2.0];
+/// double(&mut values);
+/// assert_eq!(values, [2.0, 4.0]);
+/// ```
+#[macro_export]
+macro_rules! vectorized {
+    ($($(#[$meta:meta])* $visibility:vis fn $name:ident<$life:lifetime>($($arg:ident: $kind:ty),* $(,)?) -> $result:ty $body:block)*) => {$(
+        $(#[$meta])*
+        $visibility fn $name<$life>($($arg: $kind),*) -> $result {
+            struct Work<$life> {
+                $($arg: $kind,)*
+                lifetime: ::std::marker::PhantomData<&$life ()>,
+            }
+            impl<$life> $crate::ops::simd::pulp::NullaryFnOnce for Work<$life> {
+                type Output = $result;
+                #[inline(always)]
+                fn call(self) -> $result {
+                    let Self { $($arg,)* lifetime: _ } = self;
+                    $body
+                }
+            }
+            $crate::ops::simd::pulp::Arch::new().dispatch(Work { $($arg,)* lifetime: ::std::marker::PhantomData })
         }
-    }
-    pulp::Arch::new().dispatch(Work(work))
+    )*};
 }
 
 /// `eˣ` in f32 without a branch, so that loops over it vectorise. Relative error below 3e-7 on [−87, 88]; clamps outside.
@@ -29,7 +60,9 @@ pub fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0;
     const LN2_HIGH: f32 = 0.693_145_75;
     const LN2_LOW: f32 = 1.428_606_8e-6;
-    let x = x.clamp(-87.3, 88.3);
+    // Comparisons rather than `clamp`, which must handle NaN bounds; a NaN input ends as the lower bound.
+    let x = if x > -87.3 { x } else { -87.3 };
+    let x = if x < 88.3 { x } else { 88.3 };
     let shifted = x * std::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
     let r = (x - n * LN2_HIGH) - n * LN2_LOW;
@@ -42,18 +75,18 @@ pub fn exp(x: f32) -> f32 {
     let p = p * r + 0.5;
     let p = p * r + 1.0;
     let p = p * r + 1.0;
-    let scale = f32::from_bits((((n as i32) + 127) << 23) as u32);
+    // The low bits of `shifted` are n in two's complement: moved to the exponent they make 2^n.
+    let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
     p * scale
 }
 
-
-/// `Σ aᵢ bᵢ`.
+/// `Σ aᵢ bᵢ`, in sixteen lanes.
 #[inline(always)]
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let ((wide_a, rest_a), (wide_b, rest_b)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
+    let tail: f32 = rest_a.iter().zip(rest_b).map(|(a, b)| a * b).sum();
     let mut lanes = [0.0_f32; 16];
-    let (chunks_a, chunks_b) = (a.chunks_exact(16), b.chunks_exact(16));
-    let tail: f32 = chunks_a.remainder().iter().zip(chunks_b.remainder()).map(|(a, b)| a * b).sum();
-    for (a, b) in chunks_a.zip(chunks_b) {
+    for (a, b) in wide_a.iter().zip(wide_b) {
         for lane in 0..16 {
             lanes[lane] += a[lane] * b[lane];
         }
@@ -64,18 +97,36 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
 /// The largest value, or −∞.
 #[inline(always)]
 pub fn max(values: &[f32]) -> f32 {
-    let chunks = values.chunks_exact(16);
-    let mut best = f32::NEG_INFINITY;
-    for &value in chunks.remainder() {
-        best = if value > best { value } else { best };
-    }
+    let (wide, rest) = values.as_chunks::<16>();
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
     let mut lanes = [f32::NEG_INFINITY; 16];
-    for chunk in chunks {
+    for chunk in wide {
         for lane in 0..16 {
-            lanes[lane] = if chunk[lane] > lanes[lane] { chunk[lane] } else { lanes[lane] };
+            lanes[lane] = larger(lanes[lane], chunk[lane]);
         }
     }
-    lanes.iter().fold(best, |best, &lane| if lane > best { lane } else { best })
+    rest.iter()
+        .chain(&lanes)
+        .fold(f32::NEG_INFINITY, |best, &value| larger(best, value))
+}
+
+/// Replaces every value by `exp(value − shift)`; returns their sum.
+#[inline(always)]
+pub fn exp_sum(values: &mut [f32], shift: f32) -> f64 {
+    let (wide, rest) = values.as_chunks_mut::<16>();
+    let mut lanes = [0.0_f32; 16];
+    for chunk in wide {
+        for lane in 0..16 {
+            chunk[lane] = exp(chunk[lane] - shift);
+            lanes[lane] += chunk[lane];
+        }
+    }
+    let mut total: f64 = lanes.iter().map(|&lane| f64::from(lane)).sum();
+    for value in rest {
+        *value = exp(*value - shift);
+        total += f64::from(*value);
+    }
+    total
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 use temper_adapters::ops::HostView;
-use temper_adapters::ops::simd::{dot, vectorized};
+use temper_adapters::vectorized;
+use temper_adapters::ops::simd::dot;
 use temper_adapters::{Param, Parameters};
 use temper_models::Gradients;
 
@@ -136,14 +137,7 @@ impl Rule {
         const CHUNK: usize = 1 << 15;
         let state = m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK));
         p.par_chunks_mut(CHUNK).zip(g.par_chunks(CHUNK)).zip(state).for_each(|((p, g), (m, v))| {
-            vectorized(|| {
-                for i in 0..p.len() {
-                    m[i] += (1.0 - self.beta1) * (g[i] - m[i]);
-                    v[i] = self.beta2 * v[i] + (1.0 - self.beta2) * g[i] * g[i];
-                    let root = v[i].sqrt() / self.root_correction + self.epsilon;
-                    p[i] = p[i] * self.keep - self.step_size * m[i] / root;
-                }
-            });
+            update_chunk(self, [p, m, v], g);
         });
     }
 
@@ -152,6 +146,23 @@ impl Rule {
         *v = v.clone().mul_scalar(self.beta2) + (g.clone() * g).mul_scalar(1.0 - self.beta2);
         let root = v.clone().sqrt().div_scalar(self.root_correction).add_scalar(self.epsilon);
         p.mul_scalar(self.keep) - m.clone().mul_scalar(self.step_size) / root
+    }
+}
+
+vectorized! {
+    /// One update of parameters `state[0]` and moments `state[1]`, `state[2]`.
+    fn update_chunk<'a>(rule: &'a Rule, state: [&'a mut [f32]; 3], g: &'a [f32]) -> () {
+        let [p, m, v] = state;
+        for ((p, g), (m, v)) in p.iter_mut().zip(g).zip(m.iter_mut().zip(v)) {
+            *m += (1.0 - rule.beta1) * (g - *m);
+            *v = rule.beta2 * *v + (1.0 - rule.beta2) * g * g;
+            let root = v.sqrt() / rule.root_correction + rule.epsilon;
+            *p = *p * rule.keep - rule.step_size * *m / root;
+        }
+    }
+
+    fn square_sum<'a>(values: &'a [f32]) -> f32 {
+        dot(values, values)
     }
 }
 
@@ -164,7 +175,7 @@ pub fn global_norm(gradients: &Gradients) -> (f64, Option<String>) {
             Some(values) => values
                 .as_slice()
                 .par_chunks(1 << 15)
-                .map(|chunk| f64::from(vectorized(|| dot(chunk, chunk))))
+                .map(|chunk| f64::from(square_sum(chunk)))
                 .sum(),
             None => f64::from(gradient.clone().square().sum().into_scalar::<f32>()),
         };

@@ -12,7 +12,9 @@ impl LlamaConfig {
             let name = name.trim_end_matches(".weight");
             match shape.as_slice() {
                 _ if name == "model.embed_tokens" => Module::new(name, ModuleKind::Embedding),
-                &[outputs, inputs] if name == "lm_head" => Module::linear(name, inputs, outputs).as_output_head(),
+                &[outputs, inputs] if name == "lm_head" => {
+                    Module::linear(name, inputs, outputs).as_output_head()
+                }
                 &[outputs, inputs] => Module::linear(name, inputs, outputs),
                 _ => Module::new(name, ModuleKind::Other),
             }

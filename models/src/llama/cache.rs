@@ -46,8 +46,14 @@ impl Llama {
     /// # Errors
     /// [`ModelError::TooLong`] when `capacity` exceeds what the model can place.
     pub fn cache(&self, padding: &[usize], capacity: usize) -> Result<KeyValueCache, ModelError> {
-        self.config.check_length(capacity - padding.iter().min().copied().unwrap_or(0))?;
-        let shape = [padding.len(), self.config.num_key_value_heads, capacity, self.config.head_dim];
+        self.config
+            .check_length(capacity - padding.iter().min().copied().unwrap_or(0))?;
+        let shape = [
+            padding.len(),
+            self.config.num_key_value_heads,
+            capacity,
+            self.config.head_dim,
+        ];
         let device = self.device();
         let block = || [0; 2].map(|_| Tensor::<4>::zeros(shape, (&device, self.compute)));
         Ok(KeyValueCache {
@@ -67,7 +73,11 @@ impl Llama {
         let tokens = ids.len() / batch.max(1);
         let total = cache.length + tokens;
         if total > cache.capacity {
-            return Err(ModelError::TooLong { tokens: total, limit: cache.capacity, what: "cache" });
+            return Err(ModelError::TooLong {
+                tokens: total,
+                limit: cache.capacity,
+                what: "cache",
+            });
         }
         let mut h = self.embed(ids, [batch, tokens])?;
         let step = self.step(cache, tokens);
@@ -76,7 +86,10 @@ impl Llama {
         }
         cache.length = total;
         let width = self.config.hidden_size;
-        let last = h.reshape([batch, tokens, width]).narrow(1, tokens - 1, 1).reshape([batch, width]);
+        let last = h
+            .reshape([batch, tokens, width])
+            .narrow(1, tokens - 1, 1)
+            .reshape([batch, width]);
         Ok(self.project(self.final_norm(last)))
     }
 
@@ -84,8 +97,11 @@ impl Llama {
         let (first, total, batch) = (cache.length, cache.length + tokens, cache.padding.len());
         let device = self.device();
         let place = |padding: usize, t: usize| (first + t).saturating_sub(padding) as u32;
-        let positions: Vec<u32> =
-            cache.padding.iter().flat_map(|&p| (0..tokens).map(move |t| place(p, t))).collect();
+        let positions: Vec<u32> = cache
+            .padding
+            .iter()
+            .flat_map(|&p| (0..tokens).map(move |t| place(p, t)))
+            .collect();
         let (cos, sin) = self.config.rope().table(&positions);
         let mut hidden = Vec::with_capacity(batch * tokens * total);
         for &padding in &cache.padding {
@@ -110,10 +126,19 @@ impl Block {
         let h = self.normal(&self.input_layernorm, x.clone());
         let heads = self.heads;
         let split = |y: Tensor<2>, count: usize| {
-            y.reshape([step.batch, step.tokens, count, heads.width]).swap_dims(1, 2)
+            y.reshape([step.batch, step.tokens, count, heads.width])
+                .swap_dims(1, 2)
         };
-        let q = rotate_half(split(self.q_proj.forward(h.clone()), heads.query), &step.cos, &step.sin);
-        let k = rotate_half(split(self.k_proj.forward(h.clone()), heads.key_value), &step.cos, &step.sin);
+        let q = rotate_half(
+            split(self.q_proj.forward(h.clone()), heads.query),
+            &step.cos,
+            &step.sin,
+        );
+        let k = rotate_half(
+            split(self.k_proj.forward(h.clone()), heads.key_value),
+            &step.cos,
+            &step.sin,
+        );
         let v = split(self.v_proj.forward(h), heads.key_value);
         let [keys, values] = &mut *stored;
         store(keys, k, step);
@@ -121,7 +146,9 @@ impl Block {
         let total = step.first + step.tokens;
         let [k, v] = [&*keys, &*values].map(|tensor| tensor.clone().narrow(2, 0, total));
         let context = attend(q, k, v, step.hidden.clone());
-        let context = context.swap_dims(1, 2).reshape([step.batch * step.tokens, heads.query * heads.width]);
+        let context = context
+            .swap_dims(1, 2)
+            .reshape([step.batch * step.tokens, heads.query * heads.width]);
         self.feed_forward(x + self.o_proj.forward(context))
     }
 }
@@ -131,5 +158,13 @@ fn store(stored: &mut Tensor<4>, new: Tensor<4>, step: &Step) {
     let [batch, heads, _, width] = stored.dims();
     let empty = Tensor::empty([0, 0, 0, 0], &new.device());
     let owned = std::mem::replace(stored, empty);
-    *stored = owned.slice_assign([0..batch, 0..heads, step.first..step.first + step.tokens, 0..width], new);
+    *stored = owned.slice_assign(
+        [
+            0..batch,
+            0..heads,
+            step.first..step.first + step.tokens,
+            0..width,
+        ],
+        new,
+    );
 }

@@ -52,20 +52,176 @@ pub struct LlamaConfig {
 }
 
 /// Sizes: (name, hidden, ffn, layers, heads, key/value heads, head width, vocabulary, context, theta, scaling factor, tied).
-type Row = (&'static str, usize, usize, usize, usize, usize, usize, usize, usize, f64, f64, bool);
+type Row = (
+    &'static str,
+    usize,
+    usize,
+    usize,
+    usize,
+    usize,
+    usize,
+    usize,
+    usize,
+    f64,
+    f64,
+    bool,
+);
 
 const PRESETS: [Row; 11] = [
-    ("llama2-7b", 4096, 11008, 32, 32, 32, 128, 32000, 4096, 1e4, 0.0, false),
-    ("llama2-13b", 5120, 13824, 40, 40, 40, 128, 32000, 4096, 1e4, 0.0, false),
-    ("llama2-70b", 8192, 28672, 80, 64, 8, 128, 32000, 4096, 1e4, 0.0, false),
-    ("llama3-8b", 4096, 14336, 32, 32, 8, 128, 128_256, 8192, 5e5, 0.0, false),
-    ("llama3-70b", 8192, 28672, 80, 64, 8, 128, 128_256, 8192, 5e5, 0.0, false),
-    ("llama3.1-8b", 4096, 14336, 32, 32, 8, 128, 128_256, 131_072, 5e5, 8.0, false),
-    ("llama3.2-1b", 2048, 8192, 16, 32, 8, 64, 128_256, 131_072, 5e5, 32.0, true),
-    ("llama3.2-3b", 3072, 8192, 28, 24, 8, 128, 128_256, 131_072, 5e5, 32.0, true),
-    ("mistral-7b", 4096, 14336, 32, 32, 8, 128, 32000, 32768, 1e4, 0.0, false),
-    ("tinyllama-1.1b", 2048, 5632, 22, 32, 4, 64, 32000, 2048, 1e4, 0.0, false),
-    ("llemma-7b", 4096, 11008, 32, 32, 32, 128, 32016, 4096, 1e4, 0.0, false),
+    (
+        "llama2-7b",
+        4096,
+        11008,
+        32,
+        32,
+        32,
+        128,
+        32000,
+        4096,
+        1e4,
+        0.0,
+        false,
+    ),
+    (
+        "llama2-13b",
+        5120,
+        13824,
+        40,
+        40,
+        40,
+        128,
+        32000,
+        4096,
+        1e4,
+        0.0,
+        false,
+    ),
+    (
+        "llama2-70b",
+        8192,
+        28672,
+        80,
+        64,
+        8,
+        128,
+        32000,
+        4096,
+        1e4,
+        0.0,
+        false,
+    ),
+    (
+        "llama3-8b",
+        4096,
+        14336,
+        32,
+        32,
+        8,
+        128,
+        128_256,
+        8192,
+        5e5,
+        0.0,
+        false,
+    ),
+    (
+        "llama3-70b",
+        8192,
+        28672,
+        80,
+        64,
+        8,
+        128,
+        128_256,
+        8192,
+        5e5,
+        0.0,
+        false,
+    ),
+    (
+        "llama3.1-8b",
+        4096,
+        14336,
+        32,
+        32,
+        8,
+        128,
+        128_256,
+        131_072,
+        5e5,
+        8.0,
+        false,
+    ),
+    (
+        "llama3.2-1b",
+        2048,
+        8192,
+        16,
+        32,
+        8,
+        64,
+        128_256,
+        131_072,
+        5e5,
+        32.0,
+        true,
+    ),
+    (
+        "llama3.2-3b",
+        3072,
+        8192,
+        28,
+        24,
+        8,
+        128,
+        128_256,
+        131_072,
+        5e5,
+        32.0,
+        true,
+    ),
+    (
+        "mistral-7b",
+        4096,
+        14336,
+        32,
+        32,
+        8,
+        128,
+        32000,
+        32768,
+        1e4,
+        0.0,
+        false,
+    ),
+    (
+        "tinyllama-1.1b",
+        2048,
+        5632,
+        22,
+        32,
+        4,
+        64,
+        32000,
+        2048,
+        1e4,
+        0.0,
+        false,
+    ),
+    (
+        "llemma-7b",
+        4096,
+        11008,
+        32,
+        32,
+        32,
+        128,
+        32016,
+        4096,
+        1e4,
+        0.0,
+        false,
+    ),
 ];
 
 impl LlamaConfig {
@@ -81,10 +237,18 @@ impl LlamaConfig {
     pub fn preset(name: &str) -> Result<Self, ModelError> {
         let row = PRESETS.iter().find(|row| row.0 == name);
         let &(_, hidden, ffn, layers, heads, kv, width, vocab, context, theta, factor, tied) = row
-            .ok_or_else(|| ModelError::Preset { name: name.to_owned(), known: Self::presets() })?;
+            .ok_or_else(|| ModelError::Preset {
+                name: name.to_owned(),
+                known: Self::presets(),
+            })?;
         let llama3 = vocab > 100_000;
         Ok(Self {
-            model_type: if name.starts_with("mistral") { "mistral" } else { "llama" }.to_owned(),
+            model_type: if name.starts_with("mistral") {
+                "mistral"
+            } else {
+                "llama"
+            }
+            .to_owned(),
             hidden_size: hidden,
             intermediate_size: ffn,
             num_hidden_layers: layers,
@@ -115,8 +279,12 @@ impl LlamaConfig {
     /// When the file cannot be read, a key is missing or wrong, or the architecture is not supported.
     pub fn load(directory: &Path) -> Result<Self, ModelError> {
         let file = directory.join("config.json");
-        let text = std::fs::read_to_string(&file).map_err(|source| ModelError::Read { file: file.clone(), source })?;
-        let value = serde_json::from_str(&text).map_err(|source| ModelError::Json { file, source })?;
+        let text = std::fs::read_to_string(&file).map_err(|source| ModelError::Read {
+            file: file.clone(),
+            source,
+        })?;
+        let value =
+            serde_json::from_str(&text).map_err(|source| ModelError::Json { file, source })?;
         Self::from_json(&value)
     }
 
@@ -126,7 +294,11 @@ impl LlamaConfig {
     /// As [`Self::load`].
     pub fn from_json(value: &Value) -> Result<Self, ModelError> {
         let keys = Keys(value);
-        let model_type = value.get("model_type").and_then(Value::as_str).unwrap_or("llama").to_owned();
+        let model_type = value
+            .get("model_type")
+            .and_then(Value::as_str)
+            .unwrap_or("llama")
+            .to_owned();
         keys.check_supported(&model_type)?;
         let heads = keys.size("num_attention_heads")?;
         let hidden = keys.size("hidden_size")?;
@@ -136,14 +308,22 @@ impl LlamaConfig {
             num_hidden_layers: keys.size("num_hidden_layers")?,
             num_attention_heads: heads,
             num_key_value_heads: keys.optional_size("num_key_value_heads")?.unwrap_or(heads),
-            head_dim: keys.optional_size("head_dim")?.unwrap_or(hidden / heads.max(1)),
+            head_dim: keys
+                .optional_size("head_dim")?
+                .unwrap_or(hidden / heads.max(1)),
             vocab_size: keys.size("vocab_size")?,
-            max_position_embeddings: keys.optional_size("max_position_embeddings")?.unwrap_or(2048),
+            max_position_embeddings: keys
+                .optional_size("max_position_embeddings")?
+                .unwrap_or(2048),
             rms_norm_eps: keys.number("rms_norm_eps")?.unwrap_or(1e-6),
             rope_theta: keys.rope_number("rope_theta")?.unwrap_or(1e4),
             rope_scaling: keys.rope_scaling()?,
             tie_word_embeddings: keys.flag("tie_word_embeddings"),
-            sliding_window: if model_type == "mistral" { keys.optional_size("sliding_window")? } else { None },
+            sliding_window: if model_type == "mistral" {
+                keys.optional_size("sliding_window")?
+            } else {
+                None
+            },
             bos_token_id: keys.ids("bos_token_id").first().copied(),
             eos_token_ids: keys.ids("eos_token_id"),
             initializer_range: keys.number("initializer_range")?.unwrap_or(0.02),
@@ -154,10 +334,22 @@ impl LlamaConfig {
 
     fn check(self) -> Result<Self, ModelError> {
         let wrong = |key: &str, found: usize, expected| {
-            Err(ModelError::Key { key: key.to_owned(), found: found.to_string(), expected })
+            Err(ModelError::Key {
+                key: key.to_owned(),
+                found: found.to_string(),
+                expected,
+            })
         };
-        if self.num_key_value_heads == 0 || !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
-            return wrong("num_key_value_heads", self.num_key_value_heads, "a divisor of `num_attention_heads`");
+        if self.num_key_value_heads == 0
+            || !self
+                .num_attention_heads
+                .is_multiple_of(self.num_key_value_heads)
+        {
+            return wrong(
+                "num_key_value_heads",
+                self.num_key_value_heads,
+                "a divisor of `num_attention_heads`",
+            );
         }
         if !self.head_dim.is_multiple_of(2) {
             return wrong("head_dim", self.head_dim, "an even number (rotary pairs)");
@@ -169,7 +361,12 @@ impl LlamaConfig {
     pub fn to_json(&self) -> Value {
         let scaling = self.rope_scaling.map(|scaling| match scaling {
             RopeScaling::Linear { factor } => json!({"rope_type": "linear", "factor": factor}),
-            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => json!({
+            RopeScaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_position_embeddings,
+            } => json!({
                 "rope_type": "llama3", "factor": factor, "low_freq_factor": low_freq_factor,
                 "high_freq_factor": high_freq_factor,
                 "original_max_position_embeddings": original_max_position_embeddings as u64,
@@ -200,10 +397,18 @@ impl LlamaConfig {
     /// Every tensor of the checkpoint: name and shape, in the order of the forward pass.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let (c, f) = (self.hidden_size, self.intermediate_size);
-        let (q, kv) = (self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim);
-        let mut tensors = vec![("model.embed_tokens.weight".to_owned(), vec![self.vocab_size, c])];
+        let (q, kv) = (
+            self.num_attention_heads * self.head_dim,
+            self.num_key_value_heads * self.head_dim,
+        );
+        let mut tensors = vec![(
+            "model.embed_tokens.weight".to_owned(),
+            vec![self.vocab_size, c],
+        )];
         for layer in 0..self.num_hidden_layers {
-            let mut add = |name: &str, shape: Vec<usize>| tensors.push((format!("model.layers.{layer}.{name}.weight"), shape));
+            let mut add = |name: &str, shape: Vec<usize>| {
+                tensors.push((format!("model.layers.{layer}.{name}.weight"), shape))
+            };
             add("input_layernorm", vec![c]);
             add("self_attn.q_proj", vec![q, c]);
             add("self_attn.k_proj", vec![kv, c]);
@@ -223,7 +428,10 @@ impl LlamaConfig {
 
     /// Number of parameters.
     pub fn parameter_count(&self) -> usize {
-        self.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
+        self.tensors()
+            .iter()
+            .map(|(_, shape)| shape.iter().product::<usize>())
+            .sum()
     }
 
     /// The rotary frequencies.
@@ -237,9 +445,19 @@ impl LlamaConfig {
     /// [`ModelError::TooLong`], also beyond Mistral's sliding window, whose mask is not built.
     pub fn check_length(&self, tokens: usize) -> Result<(), ModelError> {
         let limit = (self.max_position_embeddings, "max_position_embeddings");
-        let window = self.sliding_window.map(|window| (window, "sliding_window (attention beyond it is not built)"));
-        match [Some(limit), window].into_iter().flatten().find(|(limit, _)| tokens > *limit) {
-            Some((limit, what)) => Err(ModelError::TooLong { tokens, limit, what }),
+        let window = self
+            .sliding_window
+            .map(|window| (window, "sliding_window (attention beyond it is not built)"));
+        match [Some(limit), window]
+            .into_iter()
+            .flatten()
+            .find(|(limit, _)| tokens > *limit)
+        {
+            Some((limit, what)) => Err(ModelError::TooLong {
+                tokens,
+                limit,
+                what,
+            }),
             None => Ok(()),
         }
     }
@@ -250,7 +468,8 @@ struct Keys<'a>(&'a Value);
 
 impl Keys<'_> {
     fn size(&self, key: &'static str) -> Result<usize, ModelError> {
-        self.optional_size(key)?.ok_or_else(|| self.wrong(key, "a positive integer"))
+        self.optional_size(key)?
+            .ok_or_else(|| self.wrong(key, "a positive integer"))
     }
 
     fn optional_size(&self, key: &'static str) -> Result<Option<usize>, ModelError> {
@@ -283,13 +502,22 @@ impl Keys<'_> {
     }
 
     fn wrong(&self, key: &str, expected: &'static str) -> ModelError {
-        let found = self.0.get(key).map_or_else(|| "missing".to_owned(), |value| format!("`{value}`"));
-        ModelError::Key { key: key.to_owned(), found, expected }
+        let found = self
+            .0
+            .get(key)
+            .map_or_else(|| "missing".to_owned(), |value| format!("`{value}`"));
+        ModelError::Key {
+            key: key.to_owned(),
+            found,
+            expected,
+        }
     }
 
     /// `rope_parameters` (newer files) or `rope_scaling` (older ones).
     fn rope_table(&self) -> Option<&Map<String, Value>> {
-        ["rope_parameters", "rope_scaling"].iter().find_map(|key| self.0.get(key)?.as_object())
+        ["rope_parameters", "rope_scaling"]
+            .iter()
+            .find_map(|key| self.0.get(key)?.as_object())
     }
 
     fn rope_number(&self, key: &'static str) -> Result<Option<f64>, ModelError> {
@@ -298,15 +526,26 @@ impl Keys<'_> {
     }
 
     fn rope_scaling(&self) -> Result<Option<RopeScaling>, ModelError> {
-        let Some(table) = self.rope_table() else { return Ok(None) };
-        let kind = ["rope_type", "type"].iter().find_map(|key| table.get(*key)?.as_str()).unwrap_or("default");
+        let Some(table) = self.rope_table() else {
+            return Ok(None);
+        };
+        let kind = ["rope_type", "type"]
+            .iter()
+            .find_map(|key| table.get(*key)?.as_str())
+            .unwrap_or("default");
         let need = |key: &'static str| {
-            let missing = || ModelError::Key { key: format!("rope_scaling.{key}"), found: "missing".to_owned(), expected: "a number" };
+            let missing = || ModelError::Key {
+                key: format!("rope_scaling.{key}"),
+                found: "missing".to_owned(),
+                expected: "a number",
+            };
             number(table.get(key)).ok().flatten().ok_or_else(missing)
         };
         match kind {
             "default" => Ok(None),
-            "linear" => Ok(Some(RopeScaling::Linear { factor: need("factor")? })),
+            "linear" => Ok(Some(RopeScaling::Linear {
+                factor: need("factor")?,
+            })),
             "llama3" => Ok(Some(RopeScaling::Llama3 {
                 factor: need("factor")?,
                 low_freq_factor: need("low_freq_factor")?,
@@ -323,14 +562,22 @@ impl Keys<'_> {
     fn check_supported(&self, model_type: &str) -> Result<(), ModelError> {
         let unsupported = |what: String, hint| Err(ModelError::Unsupported { what, hint });
         if !["llama", "mistral"].contains(&model_type) {
-            return unsupported(format!("model_type `{model_type}`"), "supported are llama and mistral");
+            return unsupported(
+                format!("model_type `{model_type}`"),
+                "supported are llama and mistral",
+            );
         }
         for key in ["attention_bias", "mlp_bias"] {
             if self.flag(key) {
                 return unsupported(format!("`{key}`"), "LLaMA checkpoints have no biases");
             }
         }
-        match self.0.get("hidden_act").and_then(Value::as_str).unwrap_or("silu") {
+        match self
+            .0
+            .get("hidden_act")
+            .and_then(Value::as_str)
+            .unwrap_or("silu")
+        {
             "silu" | "swish" => Ok(()),
             other => unsupported(format!("hidden_act `{other}`"), "supported is silu"),
         }
@@ -365,7 +612,11 @@ mod tests {
         ];
         assert_eq!(published.map(|row| row.0).to_vec(), LlamaConfig::presets());
         for (name, count) in published {
-            assert_eq!(LlamaConfig::preset(name).unwrap().parameter_count(), count, "{name}");
+            assert_eq!(
+                LlamaConfig::preset(name).unwrap().parameter_count(),
+                count,
+                "{name}"
+            );
         }
     }
 
@@ -373,7 +624,11 @@ mod tests {
     fn writing_and_reading_a_config_gives_it_back() {
         for name in LlamaConfig::presets() {
             let config = LlamaConfig::preset(name).unwrap();
-            assert_eq!(LlamaConfig::from_json(&config.to_json()).unwrap(), config, "{name}");
+            assert_eq!(
+                LlamaConfig::from_json(&config.to_json()).unwrap(),
+                config,
+                "{name}"
+            );
         }
     }
 
@@ -400,7 +655,9 @@ mod tests {
         assert!(message("hidden_size", json!(-3)).contains("hidden_size"));
         assert!(message("vocab_size", json!(1_u64 << 60)).contains("vocab_size"));
         assert!(message("num_key_value_heads", json!(5)).contains("divisor"));
-        assert!(message("rope_scaling", json!({"rope_type": "yarn", "factor": 2})).contains("yarn"));
+        assert!(
+            message("rope_scaling", json!({"rope_type": "yarn", "factor": 2})).contains("yarn")
+        );
         assert!(message("rope_scaling", json!({"type": "linear"})).contains("rope_scaling.factor"));
     }
 
@@ -408,6 +665,12 @@ mod tests {
     fn a_text_beyond_the_sliding_window_is_refused_by_name() {
         let config = LlamaConfig::preset("mistral-7b").unwrap();
         assert!(config.check_length(4096).is_ok());
-        assert!(config.check_length(4097).unwrap_err().to_string().contains("sliding_window"));
+        assert!(
+            config
+                .check_length(4097)
+                .unwrap_err()
+                .to_string()
+                .contains("sliding_window")
+        );
     }
 }

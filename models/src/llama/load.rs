@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use burn::tensor::{Bytes, DType, Device, FloatDType, Tensor, TensorData};
-use temper_adapters::weights::{Checkpoint, Dtype, HostTensor, SaveModel, TensorSpec, WeightsError, save_model, write_atomically};
+use temper_adapters::weights::{
+    Checkpoint, Dtype, HostTensor, SaveModel, TensorSpec, WeightsError, save_model,
+    write_atomically,
+};
 use temper_adapters::{Param, Parameters};
 
 use super::{Llama, LlamaConfig};
@@ -17,7 +20,11 @@ impl Llama {
     ///
     /// # Errors
     /// Whatever is wrong with the directory, naming file and tensor.
-    pub fn load(directory: &Path, compute: FloatDType, device: &Device) -> Result<Self, ModelError> {
+    pub fn load(
+        directory: &Path,
+        compute: FloatDType,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
         let config = LlamaConfig::load(directory)?;
         let checkpoint = Checkpoint::open(directory)?;
         Self::from_checkpoint(config, &checkpoint, compute, device)
@@ -37,7 +44,11 @@ impl Llama {
             checkpoint.expect(&name, &shape)?;
         }
         Self::build(config, compute, |name, shape| {
-            let target = if shape.len() == 1 { FloatDType::F32 } else { compute };
+            let target = if shape.len() == 1 {
+                FloatDType::F32
+            } else {
+                compute
+            };
             let tensor = checkpoint.read(name)?.cast(file_dtype(target.into()))?;
             let value = device_tensor(tensor, device);
             checkpoint.release(name);
@@ -51,8 +62,16 @@ impl Llama {
     ///
     /// # Errors
     /// When a file cannot be written.
-    pub fn save(&self, directory: &Path, dtype: Dtype, max_shard_bytes: u64) -> Result<(), ModelError> {
-        let write = |source| ModelError::Write { file: directory.join("config.json"), source };
+    pub fn save(
+        &self,
+        directory: &Path,
+        dtype: Dtype,
+        max_shard_bytes: u64,
+    ) -> Result<(), ModelError> {
+        let write = |source| ModelError::Write {
+            file: directory.join("config.json"),
+            source,
+        };
         std::fs::create_dir_all(directory).map_err(write)?;
         let mut params = std::collections::BTreeMap::new();
         self.visit(&mut |param| {
@@ -64,8 +83,13 @@ impl Llama {
             .into_iter()
             .map(|(name, shape)| TensorSpec { name, dtype, shape })
             .collect();
-        let options = SaveModel { max_shard_bytes, ..SaveModel::default() };
-        save_model(directory, &specs, &options, |spec| host_tensor(&params[&spec.name], dtype))?;
+        let options = SaveModel {
+            max_shard_bytes,
+            ..SaveModel::default()
+        };
+        save_model(directory, &specs, &options, |spec| {
+            host_tensor(&params[&spec.name], dtype)
+        })?;
         let mut config = self.config.to_json();
         config["torch_dtype"] = match dtype {
             Dtype::F16 => "float16",
@@ -75,7 +99,11 @@ impl Llama {
         .into();
         let text = format!("{config:#}\n");
         let file = directory.join("config.json");
-        let failed = |source| WeightsError::Io { action: "write", file: file.clone(), source };
+        let failed = |source| WeightsError::Io {
+            action: "write",
+            file: file.clone(),
+            source,
+        };
         write_atomically(&file, |out| out.write_all(text.as_bytes()).map_err(failed))?;
         Ok(())
     }

@@ -26,7 +26,10 @@ impl Block {
     /// `x: [N, C]` to `[N, C]`.
     pub fn forward(&self, x: Tensor<2>, layout: &Layout) -> Tensor<2> {
         let h = self.normal(&self.input_layernorm, x.clone());
-        let (q, k) = (self.q_proj.forward(h.clone()), self.k_proj.forward(h.clone()));
+        let (q, k) = (
+            self.q_proj.forward(h.clone()),
+            self.k_proj.forward(h.clone()),
+        );
         let context = attention(q, k, self.v_proj.forward(h), self.heads, layout);
         self.feed_forward(x + self.o_proj.forward(context))
     }
@@ -42,7 +45,15 @@ impl Block {
     }
 
     fn linears(&self) -> [&AdaptedLinear; 7] {
-        [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj, &self.gate_proj, &self.up_proj, &self.down_proj]
+        [
+            &self.q_proj,
+            &self.k_proj,
+            &self.v_proj,
+            &self.o_proj,
+            &self.gate_proj,
+            &self.up_proj,
+            &self.down_proj,
+        ]
     }
 
     fn linears_mut(&mut self) -> [&mut AdaptedLinear; 7] {
@@ -62,13 +73,17 @@ impl Parameters for Block {
     fn visit(&self, visit: &mut dyn FnMut(&Param)) {
         visit(&self.input_layernorm);
         visit(&self.post_attention_layernorm);
-        self.linears().into_iter().for_each(|linear| linear.visit(visit));
+        self.linears()
+            .into_iter()
+            .for_each(|linear| linear.visit(visit));
     }
 
     fn visit_mut(&mut self, visit: &mut dyn FnMut(&mut Param)) {
         visit(&mut self.input_layernorm);
         visit(&mut self.post_attention_layernorm);
-        self.linears_mut().into_iter().for_each(|linear| linear.visit_mut(visit));
+        self.linears_mut()
+            .into_iter()
+            .for_each(|linear| linear.visit_mut(visit));
     }
 }
 
@@ -115,36 +130,81 @@ impl Llama {
         for layer in 0..config.num_hidden_layers {
             let at = |name: &str| format!("model.layers.{layer}.{name}");
             let mut linear = |name: &str| {
-                Ok(AdaptedLinear::new(at(name), take(format!("{}.weight", at(name)))?, None))
+                Ok(AdaptedLinear::new(
+                    at(name),
+                    take(format!("{}.weight", at(name)))?,
+                    None,
+                ))
             };
-            let [q_proj, k_proj, v_proj, o_proj] =
-                [linear("self_attn.q_proj")?, linear("self_attn.k_proj")?, linear("self_attn.v_proj")?, linear("self_attn.o_proj")?];
-            let [gate_proj, up_proj, down_proj] =
-                [linear("mlp.gate_proj")?, linear("mlp.up_proj")?, linear("mlp.down_proj")?];
+            let [q_proj, k_proj, v_proj, o_proj] = [
+                linear("self_attn.q_proj")?,
+                linear("self_attn.k_proj")?,
+                linear("self_attn.v_proj")?,
+                linear("self_attn.o_proj")?,
+            ];
+            let [gate_proj, up_proj, down_proj] = [
+                linear("mlp.gate_proj")?,
+                linear("mlp.up_proj")?,
+                linear("mlp.down_proj")?,
+            ];
             let input_layernorm = take(at("input_layernorm.weight"))?;
             let post_attention_layernorm = take(at("post_attention_layernorm.weight"))?;
             let eps = config.rms_norm_eps;
             layers.push(Block {
-                input_layernorm, q_proj, k_proj, v_proj, o_proj, post_attention_layernorm, gate_proj, up_proj, down_proj, heads, eps,
+                input_layernorm,
+                q_proj,
+                k_proj,
+                v_proj,
+                o_proj,
+                post_attention_layernorm,
+                gate_proj,
+                up_proj,
+                down_proj,
+                heads,
+                eps,
             });
         }
         let norm = take("model.norm.weight".to_owned())?;
         let lm_head = if config.tie_word_embeddings {
             None
         } else {
-            Some(AdaptedLinear::new("lm_head", take("lm_head.weight".to_owned())?, None))
+            Some(AdaptedLinear::new(
+                "lm_head",
+                take("lm_head.weight".to_owned())?,
+                None,
+            ))
         };
-        Ok(Self { config, embed_tokens, layers, norm, lm_head, compute: compute.into() })
+        Ok(Self {
+            config,
+            embed_tokens,
+            layers,
+            norm,
+            lm_head,
+            compute: compute.into(),
+        })
     }
 
     /// Random weights: matrices N(0, `initializer_range`²), norms 1.
-    pub fn random(config: LlamaConfig, compute: FloatDType, device: &Device, random: &RandomSource) -> Self {
+    pub fn random(
+        config: LlamaConfig,
+        compute: FloatDType,
+        device: &Device,
+        random: &RandomSource,
+    ) -> Self {
         let deviation = config.initializer_range as f32;
         let built = Self::build(config, compute, |name, shape| {
             let n = shape.iter().product();
-            let values = if shape.len() == 1 { vec![1.0; n] } else { random.normal(name, n, deviation) };
+            let values = if shape.len() == 1 {
+                vec![1.0; n]
+            } else {
+                random.normal(name, n, deviation)
+            };
             let value = Tensor::<1>::from_data(TensorData::new(values, [n]), device);
-            let value = if shape.len() == 1 { value } else { value.cast(compute) };
+            let value = if shape.len() == 1 {
+                value
+            } else {
+                value.cast(compute)
+            };
             Ok::<_, std::convert::Infallible>(Param::new(name, shape, value))
         });
         match built {
@@ -170,13 +230,19 @@ impl Llama {
 
     /// Calls `visit` on every linear layer; the output head comes last and is flagged.
     pub fn visit_linears(&self, visit: &mut dyn FnMut(&AdaptedLinear, bool)) {
-        self.layers.iter().flat_map(Block::linears).for_each(|linear| visit(linear, false));
+        self.layers
+            .iter()
+            .flat_map(Block::linears)
+            .for_each(|linear| visit(linear, false));
         self.lm_head.iter().for_each(|linear| visit(linear, true));
     }
 
     /// The same, to attach, train or merge adapters.
     pub fn visit_linears_mut(&mut self, visit: &mut dyn FnMut(&mut AdaptedLinear)) {
-        self.layers.iter_mut().flat_map(Block::linears_mut).for_each(&mut *visit);
+        self.layers
+            .iter_mut()
+            .flat_map(Block::linears_mut)
+            .for_each(&mut *visit);
         self.lm_head.iter_mut().for_each(visit);
     }
 
@@ -188,12 +254,22 @@ impl Llama {
         let vocabulary = self.config.vocab_size;
         if let Some(at) = ids.iter().position(|&id| id as usize >= vocabulary) {
             let (row, column) = (at / tokens.max(1), at % tokens.max(1));
-            return Err(ModelError::TokenId { id: ids[at], row, column, vocabulary });
+            return Err(ModelError::TokenId {
+                id: ids[at],
+                row,
+                column,
+                vocabulary,
+            });
         }
         let indices: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
-        let indices = Tensor::<1, Int>::from_data(TensorData::new(indices, [ids.len()]), &self.device());
+        let indices =
+            Tensor::<1, Int>::from_data(TensorData::new(indices, [ids.len()]), &self.device());
         let rows = self.embed_tokens.get::<2>().select(0, indices);
-        Ok(if rows.dtype() == self.compute { rows } else { rows.cast(self.compute) })
+        Ok(if rows.dtype() == self.compute {
+            rows
+        } else {
+            rows.cast(self.compute)
+        })
     }
 
     /// The final norm, on `[N, C]`.
@@ -207,7 +283,11 @@ impl Llama {
             None => self.embed_tokens.get_as(self.compute),
             Some(head) => {
                 let weight = head.effective_weight();
-                if weight.dtype() == self.compute { weight } else { weight.cast(self.compute) }
+                if weight.dtype() == self.compute {
+                    weight
+                } else {
+                    weight.cast(self.compute)
+                }
             }
         }
     }
@@ -216,7 +296,11 @@ impl Llama {
     ///
     /// # Errors
     /// Ids outside the vocabulary, or more tokens than the model can place.
-    pub fn hidden_states(&self, ids: &[u32], layout: &Layout) -> Result<Vec<Tensor<2>>, ModelError> {
+    pub fn hidden_states(
+        &self,
+        ids: &[u32],
+        layout: &Layout,
+    ) -> Result<Vec<Tensor<2>>, ModelError> {
         self.config.check_length(layout.tokens())?;
         let mut states = vec![self.embed(ids, [layout.batch(), layout.tokens()])?];
         for block in &self.layers {
@@ -231,18 +315,33 @@ impl Llama {
     /// Logits `[N, V]` in f32 of hidden states after the final norm.
     pub fn project(&self, hidden: Tensor<2>) -> Tensor<2> {
         let logits = temper_adapters::ops::linear(hidden, &self.head_weight());
-        if logits.dtype() == DType::F32 { logits } else { logits.cast(FloatDType::F32) }
+        if logits.dtype() == DType::F32 {
+            logits
+        } else {
+            logits.cast(FloatDType::F32)
+        }
     }
 
     /// Logits `[N, V]` in f32 of unpadded rows `[B, T]`.
     ///
     /// # Errors
     /// As [`Self::hidden_states`].
-    pub fn logits(&self, ids: &[u32], [batch, tokens]: [usize; 2]) -> Result<Tensor<2>, ModelError> {
+    pub fn logits(
+        &self,
+        ids: &[u32],
+        [batch, tokens]: [usize; 2],
+    ) -> Result<Tensor<2>, ModelError> {
         let positions: Vec<u32> = (0..batch).flat_map(|_| 0..tokens as u32).collect();
-        let layout = Layout::new([batch, tokens], &positions, &vec![0; batch * tokens], &self.config.rope());
+        let layout = Layout::new(
+            [batch, tokens],
+            &positions,
+            &vec![0; batch * tokens],
+            &self.config.rope(),
+        );
         let mut states = self.hidden_states(ids, &layout)?;
-        let Some(last) = states.pop() else { unreachable!("there is always a last state") };
+        let Some(last) = states.pop() else {
+            unreachable!("there is always a last state")
+        };
         Ok(self.project(last))
     }
 }
@@ -257,8 +356,12 @@ impl Parameters for Llama {
 
     fn visit_mut(&mut self, visit: &mut dyn FnMut(&mut Param)) {
         visit(&mut self.embed_tokens);
-        self.layers.iter_mut().for_each(|block| block.visit_mut(visit));
+        self.layers
+            .iter_mut()
+            .for_each(|block| block.visit_mut(visit));
         visit(&mut self.norm);
-        self.lm_head.iter_mut().for_each(|head| head.visit_mut(visit));
+        self.lm_head
+            .iter_mut()
+            .for_each(|head| head.visit_mut(visit));
     }
 }

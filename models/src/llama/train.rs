@@ -37,19 +37,34 @@ impl TokenBatch {
     pub fn unpadded(shape: [usize; 2], input_ids: Vec<u32>) -> Self {
         let labels = input_ids.iter().map(|&id| id as i32).collect();
         let positions = (0..shape[0]).flat_map(|_| 0..shape[1] as u32).collect();
-        Self { shape, labels, starts: vec![0; input_ids.len()], positions, input_ids }
+        Self {
+            shape,
+            labels,
+            starts: vec![0; input_ids.len()],
+            positions,
+            input_ids,
+        }
     }
 
     /// For each position the token it must predict: the label of the next column.
     pub fn shifted_labels(&self) -> Vec<i32> {
         let tokens = self.shape[1];
-        let next = |i: usize| if i % tokens + 1 < tokens { self.labels[i + 1] } else { IGNORE };
+        let next = |i: usize| {
+            if i % tokens + 1 < tokens {
+                self.labels[i + 1]
+            } else {
+                IGNORE
+            }
+        };
         (0..self.labels.len()).map(next).collect()
     }
 
     /// Number of positions with a target.
     pub fn targets(&self) -> usize {
-        self.shifted_labels().iter().filter(|&&label| label != IGNORE).count()
+        self.shifted_labels()
+            .iter()
+            .filter(|&&label| label != IGNORE)
+            .count()
     }
 }
 
@@ -60,7 +75,12 @@ impl Llama {
     /// [`ModelError::TooLong`].
     pub fn layout(&self, batch: &TokenBatch) -> Result<Layout, ModelError> {
         self.config.check_length(batch.shape[1])?;
-        Ok(Layout::new(batch.shape, &batch.positions, &batch.starts, &self.config.rope()))
+        Ok(Layout::new(
+            batch.shape,
+            &batch.positions,
+            &batch.starts,
+            &self.config.rope(),
+        ))
     }
 
     /// `scale · Σ −log p(target)` over the micro-batch, a tensor of one value.
@@ -77,7 +97,12 @@ impl Llama {
     }
 
     fn head_loss(&self, h: Tensor<2>, batch: &TokenBatch, scale: f64) -> Tensor<1> {
-        cross_entropy_sum(self.final_norm(h), &self.head_weight(), &batch.shifted_labels(), scale)
+        cross_entropy_sum(
+            self.final_norm(h),
+            &self.head_weight(),
+            &batch.shifted_labels(),
+            scale,
+        )
     }
 
     /// Loss as [`Self::loss`], and the gradient of every trained parameter, added to `sums`.
@@ -134,7 +159,9 @@ impl Llama {
         }
         let lowest = self.lowest_trained_block();
         for (index, block) in self.layers.iter().enumerate().rev() {
-            let (Some(input), Some(g)) = (inputs.pop(), upstream.take()) else { break };
+            let (Some(input), Some(g)) = (inputs.pop(), upstream.take()) else {
+                break;
+            };
             if lowest.is_none_or(|lowest| index < lowest) {
                 break;
             }
@@ -147,7 +174,9 @@ impl Llama {
             let mut gradients = backward_from(self.embed(&batch.input_ids, batch.shape)?, g);
             collect(&self.embed_tokens, &mut gradients, sums);
         }
-        let Some(value) = value else { unreachable!("the embedding is always an input") };
+        let Some(value) = value else {
+            unreachable!("the embedding is always an input")
+        };
         Ok(value)
     }
 
@@ -172,7 +201,11 @@ fn backward_from(output: Tensor<2>, upstream: Tensor<2>) -> burn::tensor::Gradie
 }
 
 fn plain(loss: &Tensor<1>) -> Tensor<1> {
-    if loss.is_autodiff() { loss.clone().inner() } else { loss.clone() }
+    if loss.is_autodiff() {
+        loss.clone().inner()
+    } else {
+        loss.clone()
+    }
 }
 
 fn collect(param: &Param, gradients: &mut burn::tensor::Gradients, sums: &mut Gradients) {

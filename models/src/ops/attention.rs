@@ -57,9 +57,23 @@ impl Layout {
     ///
     /// # Panics
     /// When their lengths are not B·T, or a start lies after its token.
-    pub fn new([batch, tokens]: [usize; 2], positions: &[u32], starts: &[u32], rope: &Rope) -> Self {
-        assert!(positions.len() == batch * tokens && starts.len() == batch * tokens, "one entry a token");
-        assert!(starts.iter().enumerate().all(|(i, &s)| s as usize <= i % tokens), "a document starts before its tokens");
+    pub fn new(
+        [batch, tokens]: [usize; 2],
+        positions: &[u32],
+        starts: &[u32],
+        rope: &Rope,
+    ) -> Self {
+        assert!(
+            positions.len() == batch * tokens && starts.len() == batch * tokens,
+            "one entry a token"
+        );
+        assert!(
+            starts
+                .iter()
+                .enumerate()
+                .all(|(i, &s)| s as usize <= i % tokens),
+            "a document starts before its tokens"
+        );
         let (cos, sin) = rope.table(positions);
         Self {
             batch,
@@ -109,7 +123,13 @@ impl Layout {
 ///
 /// `softmax(Q Kᵀ / √D) V` (Vaswani et al. 2017, eq. 1), softmax in f32. On `cpu` neither pass holds more than one block of scores;
 /// elsewhere the scores `[B, H, T, T]` are kept for the backward pass.
-pub fn attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: Heads, layout: &Layout) -> Tensor<2> {
+pub fn attention(
+    q: Tensor<2>,
+    k: Tensor<2>,
+    v: Tensor<2>,
+    heads: Heads,
+    layout: &Layout,
+) -> Tensor<2> {
     let views = (HostView::view(&q), HostView::view(&k), HostView::view(&v));
     if let (Some(q_values), Some(k_values), Some(v_values)) = views {
         return host_attention::attention([q, k, v], [q_values, k_values, v_values], heads, layout);
@@ -121,12 +141,17 @@ fn composed(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: Heads, layout: &Lay
     let device = super::plain(&q).device();
     let tables = layout.composed(&device);
     let [batch, tokens] = [layout.batch, layout.tokens];
-    let split = |x: Tensor<2>, count: usize| x.reshape([batch, tokens, count, heads.width]).swap_dims(1, 2);
+    let split = |x: Tensor<2>, count: usize| {
+        x.reshape([batch, tokens, count, heads.width])
+            .swap_dims(1, 2)
+    };
     let q = rotate_half(split(q, heads.query), &tables.cos, &tables.sin);
     let k = rotate_half(split(k, heads.key_value), &tables.cos, &tables.sin);
     let v = split(v, heads.key_value);
     let output = attend(q, k, v, tables.mask.clone());
-    output.swap_dims(1, 2).reshape([batch * tokens, heads.query * heads.width])
+    output
+        .swap_dims(1, 2)
+        .reshape([batch * tokens, heads.query * heads.width])
 }
 
 /// Attention of rotated queries over keys: `q: [B, H, T, D]`, `k, v: [B, K, S, D]`, `hidden: [B, 1, T, S]` (true = not attended).
@@ -136,15 +161,23 @@ pub fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, hidden: Tensor<4, Bool>)
     let group = query_heads / key_heads;
     // The queries of one group stand below each other: no key is repeated.
     let q = q.reshape([batch, key_heads, group * tokens, width]);
-    let hidden = if group == 1 { hidden } else { hidden.repeat_dim(2, group) };
+    let hidden = if group == 1 {
+        hidden
+    } else {
+        hidden.repeat_dim(2, group)
+    };
     let dtype = q.dtype();
-    let scores = q.matmul(k.transpose()).mul_scalar((width as f64).powf(-0.5));
+    let scores = q
+        .matmul(k.transpose())
+        .mul_scalar((width as f64).powf(-0.5));
     let scores = scores.cast(FloatDType::F32).mask_fill(
         hidden.expand([batch, key_heads, group * tokens, keys]),
         f32::NEG_INFINITY,
     );
     let weights = softmax(scores, 3).cast(dtype);
-    weights.matmul(v).reshape([batch, query_heads, tokens, width])
+    weights
+        .matmul(v)
+        .reshape([batch, query_heads, tokens, width])
 }
 
 #[cfg(test)]
@@ -161,38 +194,87 @@ mod tests {
             let shape = [batch * tokens, count * heads.width];
             Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), &device)
         };
-        let [q, k, v] = [heads.query, heads.key_value, heads.key_value].map(|n| random(n).require_grad());
+        let [q, k, v] =
+            [heads.query, heads.key_value, heads.key_value].map(|n| random(n).require_grad());
         let upstream = random(heads.query);
-        let positions: Vec<u32> =
-            starts.iter().enumerate().map(|(i, start)| (i % tokens) as u32 - start).collect();
-        let layout = Layout::new([batch, tokens], &positions, starts, &Rope::new(heads.width, 1e4, None));
+        let positions: Vec<u32> = starts
+            .iter()
+            .enumerate()
+            .map(|(i, start)| (i % tokens) as u32 - start)
+            .collect();
+        let layout = Layout::new(
+            [batch, tokens],
+            &positions,
+            starts,
+            &Rope::new(heads.width, 1e4, None),
+        );
         let ours = attention(q.clone(), k.clone(), v.clone(), heads, &layout);
         let reference = composed(q.clone(), k.clone(), v.clone(), heads, &layout);
         let tolerance = Tolerance::<f32>::rel_abs(1e-4, 2e-5);
-        ours.clone().inner().into_data().assert_approx_eq(&reference.clone().inner().into_data(), tolerance);
+        ours.clone()
+            .inner()
+            .into_data()
+            .assert_approx_eq(&reference.clone().inner().into_data(), tolerance);
         let grads = (ours * upstream.clone()).sum().backward();
         let expected = (reference * upstream).sum().backward();
         for input in [&q, &k, &v] {
             let got = input.grad(&grads).expect("gradient").into_data();
-            got.assert_approx_eq(&input.grad(&expected).expect("gradient").into_data(), Tolerance::<f32>::rel_abs(1e-3, 1e-4));
+            got.assert_approx_eq(
+                &input.grad(&expected).expect("gradient").into_data(),
+                Tolerance::<f32>::rel_abs(1e-3, 1e-4),
+            );
         }
     }
 
     #[test]
     fn host_loop_equals_the_composed_form_and_its_gradients() {
-        check(Heads { query: 3, key_value: 3, width: 8 }, 5, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        check(
+            Heads {
+                query: 3,
+                key_value: 3,
+                width: 8,
+            },
+            5,
+            &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        );
     }
 
     #[test]
     fn grouped_keys_and_packed_documents_agree_with_the_composed_form() {
         let starts: Vec<u32> = (0..2)
-            .flat_map(|row| (0..150_u32).map(move |t| if t < 70 { 0 } else if t < 100 + row { 70 } else { 100 + row }))
+            .flat_map(|row| {
+                (0..150_u32).map(move |t| {
+                    if t < 70 {
+                        0
+                    } else if t < 100 + row {
+                        70
+                    } else {
+                        100 + row
+                    }
+                })
+            })
             .collect();
-        check(Heads { query: 4, key_value: 2, width: 6 }, 150, &starts);
+        check(
+            Heads {
+                query: 4,
+                key_value: 2,
+                width: 6,
+            },
+            150,
+            &starts,
+        );
     }
 
     #[test]
     fn padding_sees_only_itself() {
-        check(Heads { query: 2, key_value: 1, width: 4 }, 6, &[0, 0, 0, 3, 4, 5, 0, 1, 2, 2, 2, 2]);
+        check(
+            Heads {
+                query: 2,
+                key_value: 1,
+                width: 4,
+            },
+            6,
+            &[0, 0, 0, 3, 4, 5, 0, 1, 2, 2, 2, 2],
+        );
     }
 }

@@ -6,8 +6,9 @@
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{FloatDType, Int, Tensor, TensorData};
 use rayon::prelude::*;
-use temper_adapters::ops::simd::{exp, max, vectorized};
+use temper_adapters::ops::simd::{exp_sum, max};
 use temper_adapters::ops::{HostView, erase, with_gradient};
+use temper_adapters::vectorized;
 
 use super::plain;
 
@@ -21,19 +22,34 @@ const CHUNK_FLOATS: usize = 8 << 20;
 ///
 /// `hidden: [N, C]`, `weight: [V, C]`, `labels: [N]` already aligned with the position that predicts them. Positions without
 /// a target are not computed at all. The gradient scales linearly with the upstream one.
-pub fn cross_entropy_sum(hidden: Tensor<2>, weight: &Tensor<2>, labels: &[i32], scale: f64) -> Tensor<1> {
+pub fn cross_entropy_sum(
+    hidden: Tensor<2>,
+    weight: &Tensor<2>,
+    labels: &[i32],
+    scale: f64,
+) -> Tensor<1> {
     let targets: Vec<usize> = (0..labels.len()).filter(|&i| labels[i] != IGNORE).collect();
     let device = plain(&hidden).device();
     let indices: Vec<i32> = targets.iter().map(|&i| i as i32).collect();
     let indices = Tensor::<1, Int>::from_data(TensorData::new(indices, [targets.len()]), &device);
     if targets.is_empty() {
-        return hidden.slice([0..1, 0..1]).reshape([1]).cast(FloatDType::F32).mul_scalar(0.0);
+        return hidden
+            .slice([0..1, 0..1])
+            .reshape([1])
+            .cast(FloatDType::F32)
+            .mul_scalar(0.0);
     }
     let selected = hidden.select(0, indices);
     let labels: Vec<i32> = targets.iter().map(|&i| labels[i]).collect();
     let tracked = |t: &Tensor<2>| t.is_autodiff() && t.is_tracked();
     let wanted = [tracked(&selected), tracked(weight)];
-    let sums = Chunks { weight: plain(weight), labels: &labels, scale, wanted }.run(&plain(&selected));
+    let sums = Chunks {
+        weight: plain(weight),
+        labels: &labels,
+        scale,
+        wanted,
+    }
+    .run(&plain(&selected));
     let (dh, dw) = (sums.hidden_gradient, sums.weight_gradient);
     with_gradient(sums.loss, [&selected, weight], move |upstream, _| {
         let factor = upstream.reshape([1, 1]);
@@ -87,8 +103,14 @@ impl Chunks<'_> {
             }
         }
         let hidden_gradient = self.wanted[0].then(|| Tensor::cat(hidden_parts, 0));
-        let Some(loss) = loss else { unreachable!("there is at least one target") };
-        Sums { loss, hidden_gradient, weight_gradient }
+        let Some(loss) = loss else {
+            unreachable!("there is at least one target")
+        };
+        Sums {
+            loss,
+            hidden_gradient,
+            weight_gradient,
+        }
     }
 
     /// Loss of one chunk, and `scale · (softmax − onehot)` when a gradient is wanted.
@@ -98,25 +120,43 @@ impl Chunks<'_> {
         if HostView::view(&logits).is_some() {
             let flat = logits.reshape([rows * vocabulary]);
             let mut loss = 0.0;
-            let changed = HostView::update(flat, |values| loss = host_chunk(values, labels, self.scale as f32));
-            let Ok(slope) = changed else { unreachable!("a viewed tensor is on the host") };
+            let changed = HostView::update(flat, |values| {
+                loss = host_chunk(values, labels, self.scale as f32)
+            });
+            let Ok(slope) = changed else {
+                unreachable!("a viewed tensor is on the host")
+            };
             let loss = HostView::tensor(vec![(loss * self.scale) as f32], [1]);
             return (loss, any.then(|| slope.reshape([rows, vocabulary])));
         }
         self.composed_chunk(logits, labels, any)
     }
 
-    fn composed_chunk(&self, logits: Tensor<2>, labels: &[i32], any: bool) -> (Tensor<1>, Option<Tensor<2>>) {
+    fn composed_chunk(
+        &self,
+        logits: Tensor<2>,
+        labels: &[i32],
+        any: bool,
+    ) -> (Tensor<1>, Option<Tensor<2>>) {
         let [rows, _] = logits.dims();
         let dtype = logits.dtype();
         let device = logits.device();
         let log_probabilities = log_softmax(logits.cast(FloatDType::F32), 1);
         let labels = Tensor::<1, Int>::from_data(TensorData::new(labels.to_vec(), [rows]), &device);
         let labels = labels.reshape([rows, 1]);
-        let loss = log_probabilities.clone().gather(1, labels.clone()).sum().mul_scalar(-self.scale);
+        let loss = log_probabilities
+            .clone()
+            .gather(1, labels.clone())
+            .sum()
+            .mul_scalar(-self.scale);
         let slope = any.then(|| {
             let ones = Tensor::<2>::ones([rows, 1], &device).neg();
-            let slope = log_probabilities.exp().scatter(1, labels, ones, burn::tensor::IndexingUpdateOp::Add);
+            let slope = log_probabilities.exp().scatter(
+                1,
+                labels,
+                ones,
+                burn::tensor::IndexingUpdateOp::Add,
+            );
             slope.mul_scalar(self.scale).cast(dtype)
         });
         (loss, slope)
@@ -132,29 +172,24 @@ fn host_chunk(logits: &mut [f32], labels: &[i32], scale: f32) -> f64 {
         .map(|(row, &label)| {
             let label = label as usize;
             let target = row[label];
-            let (top, total) = vectorized(|| {
-                let top = max(row);
-                let mut lanes = [0.0_f32; 16];
-                let mut chunks = row.chunks_exact_mut(16);
-                for chunk in &mut chunks {
-                    for lane in 0..16 {
-                        chunk[lane] = exp(chunk[lane] - top);
-                        lanes[lane] += chunk[lane];
-                    }
-                }
-                let mut total: f64 = lanes.iter().map(|&lane| f64::from(lane)).sum();
-                for value in chunks.into_remainder() {
-                    *value = exp(*value - top);
-                    total += f64::from(*value);
-                }
-                let factor = (f64::from(scale) / total) as f32;
-                row.iter_mut().for_each(|value| *value *= factor);
-                (top, total)
-            });
+            let (top, total) = scaled_softmax(row, scale);
             row[label] -= scale;
             total.ln() + f64::from(top) - f64::from(target)
         })
         .sum()
+}
+
+vectorized! {
+/// Turns one row of logits into `scale · softmax`; returns the largest logit and `Σ exp(logit − largest)`.
+fn scaled_softmax<'a>(row: &'a mut [f32], scale: f32) -> (f32, f64) {
+    let top = max(row);
+    let total = exp_sum(row, top);
+    let factor = (f64::from(scale) / total) as f32;
+    for value in row.iter_mut() {
+        *value *= factor;
+    }
+    (top, total)
+}
 }
 
 #[cfg(test)]
@@ -170,29 +205,51 @@ mod tests {
         let normal = Distribution::Normal(0.0, 1.0);
         let hidden = Tensor::<2>::random([40, 12], normal, &device).require_grad();
         let weight = Tensor::<2>::random([33, 12], normal, &device).require_grad();
-        let labels: Vec<i32> = (0..40).map(|i| if i % 3 == 0 { IGNORE } else { i % 33 }).collect();
+        let labels: Vec<i32> = (0..40)
+            .map(|i| if i % 3 == 0 { IGNORE } else { i % 33 })
+            .collect();
         let loss = cross_entropy_sum(hidden.clone(), &weight, &labels, 0.25);
         let ours = loss.clone().into_scalar::<f32>();
         let grads = loss.backward();
         let keep: Vec<i32> = (0..40).filter(|i| i % 3 != 0).collect();
-        let rows = Tensor::<1, Int>::from_data(TensorData::new(keep.clone(), [keep.len()]), &device.clone().inner());
+        let rows = Tensor::<1, Int>::from_data(
+            TensorData::new(keep.clone(), [keep.len()]),
+            &device.clone().inner(),
+        );
         let targets: Vec<i32> = keep.iter().map(|&i| labels[i as usize]).collect();
-        let targets = Tensor::<2, Int>::from_data(TensorData::new(targets, [keep.len(), 1]), &device.clone().inner());
-        let logits = hidden.clone().select(0, rows).matmul(weight.clone().transpose());
-        let plain = log_softmax(logits, 1).gather(1, targets).sum().mul_scalar(-0.25);
+        let targets = Tensor::<2, Int>::from_data(
+            TensorData::new(targets, [keep.len(), 1]),
+            &device.clone().inner(),
+        );
+        let logits = hidden
+            .clone()
+            .select(0, rows)
+            .matmul(weight.clone().transpose());
+        let plain = log_softmax(logits, 1)
+            .gather(1, targets)
+            .sum()
+            .mul_scalar(-0.25);
         assert!((ours - plain.clone().into_scalar::<f32>()).abs() < 1e-4);
         let expected = plain.backward();
         let tolerance = Tolerance::<f32>::rel_abs(1e-4, 1e-5);
         for input in [&hidden, &weight] {
             let got = input.grad(&grads).expect("gradient").into_data();
-            got.assert_approx_eq(&input.grad(&expected).expect("gradient").into_data(), tolerance);
+            got.assert_approx_eq(
+                &input.grad(&expected).expect("gradient").into_data(),
+                tolerance,
+            );
         }
     }
 
     #[test]
     fn a_batch_without_targets_has_loss_zero_and_no_nan() {
         let device = Device::flex();
-        let loss = cross_entropy_sum(Tensor::ones([3, 4], &device), &Tensor::ones([5, 4], &device), &[IGNORE; 3], 1.0);
+        let loss = cross_entropy_sum(
+            Tensor::ones([3, 4], &device),
+            &Tensor::ones([5, 4], &device),
+            &[IGNORE; 3],
+            1.0,
+        );
         assert_eq!(loss.into_scalar::<f32>(), 0.0);
     }
 }

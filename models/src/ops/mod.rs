@@ -19,5 +19,9 @@ use burn::tensor::Tensor;
 
 /// The value of a tensor outside any graph (no copy).
 pub(crate) fn plain<const D: usize>(tensor: &Tensor<D>) -> Tensor<D> {
-    if tensor.is_autodiff() { tensor.clone().inner() } else { tensor.clone() }
+    if tensor.is_autodiff() {
+        tensor.clone().inner()
+    } else {
+        tensor.clone()
+    }
 }

@@ -2,8 +2,9 @@
 
 use burn::tensor::{DType, FloatDType, Tensor};
 use rayon::prelude::*;
-use temper_adapters::ops::simd::{dot, vectorized};
+use temper_adapters::ops::simd::dot;
 use temper_adapters::ops::{HostView, erase, with_gradient};
+use temper_adapters::vectorized;
 
 /// `x · rsqrt(mean(x²) + eps) · weight` over the last axis of `x: [N, C]`, `weight: [C]`.
 ///
@@ -18,28 +19,45 @@ pub fn rms_norm(x: Tensor<2>, weight: &Tensor<1>, eps: f64) -> Tensor<2> {
 fn composed(x: Tensor<2>, weight: &Tensor<1>, eps: f64) -> Tensor<2> {
     let dtype = x.dtype();
     let [_, width] = x.dims();
-    let wide = if dtype == DType::F32 { x } else { x.cast(FloatDType::F32) };
+    let wide = if dtype == DType::F32 {
+        x
+    } else {
+        x.cast(FloatDType::F32)
+    };
     let scale = (wide.clone().square().mean_dim(1) + eps).sqrt().recip();
     let normal = wide * scale;
     let weight = weight.clone().reshape([1, width]);
-    if dtype == DType::F32 { normal * weight } else { normal.cast(dtype) * weight.cast(dtype) }
+    if dtype == DType::F32 {
+        normal * weight
+    } else {
+        normal.cast(dtype) * weight.cast(dtype)
+    }
 }
 
-fn on_host(x: Tensor<2>, weight: &Tensor<1>, values: HostView, scale: HostView, eps: f32) -> Tensor<2> {
+fn on_host(
+    x: Tensor<2>,
+    weight: &Tensor<1>,
+    values: HostView,
+    scale: HostView,
+    eps: f32,
+) -> Tensor<2> {
     let [rows, width] = x.dims();
     let mut output = vec![0.0; rows * width];
     let mut inverse = vec![0.0; rows];
     let (source, gain) = (values.as_slice(), scale.as_slice());
-    output.par_chunks_mut(width).zip(&mut inverse).enumerate().for_each(|(row, (y, inverse))| {
-        let x = &source[row * width..(row + 1) * width];
-        vectorized(|| {
-            *inverse = 1.0 / (dot(x, x) / width as f32 + eps).sqrt();
-            y.iter_mut().zip(x).zip(gain).for_each(|((y, x), w)| *y = x * *inverse * w);
+    output
+        .par_chunks_mut(width)
+        .zip(&mut inverse)
+        .enumerate()
+        .for_each(|(row, (y, inverse))| {
+            let x = &source[row * width..(row + 1) * width];
+            *inverse = normalise(y, x, gain, eps);
         });
-    });
     let output = HostView::tensor(output, [rows, width]);
     with_gradient(output, [&x, weight], move |dy, wanted| {
-        let Some(dy) = HostView::view(&dy) else { unreachable!("a gradient leaves its device") };
+        let Some(dy) = HostView::view(&dy) else {
+            unreachable!("a gradient leaves its device")
+        };
         let (x, dy, gain) = (values.as_slice(), dy.as_slice(), scale.as_slice());
         let dx = wanted[0].then(|| {
             let mut dx = vec![0.0; rows * width];
@@ -51,24 +69,47 @@ fn on_host(x: Tensor<2>, weight: &Tensor<1>, values: HostView, scale: HostView, 
         });
         let dw = wanted[1].then(|| {
             let mut dw = vec![0.0; width];
-            for row in 0..rows {
-                let span = row * width..(row + 1) * width;
-                let (x, dy) = (&x[span.clone()], &dy[span]);
-                dw.iter_mut().zip(x).zip(dy).for_each(|((dw, x), dy)| *dw += dy * x * inverse[row]);
-            }
+            weight_gradient(&mut dw, x, dy, &inverse);
             erase(HostView::tensor(dw, [width]))
         });
         [dx, dw]
     })
 }
 
+vectorized! {
+/// Writes one normalised row; returns the inverse root.
+fn normalise<'a>(y: &'a mut [f32], x: &'a [f32], gain: &'a [f32], eps: f32) -> f32 {
+    let inverse = 1.0 / (dot(x, x) / x.len() as f32 + eps).sqrt();
+    for ((y, x), w) in y.iter_mut().zip(x).zip(gain) {
+        *y = x * inverse * w;
+    }
+    inverse
+}
+
 /// `dx = s (g − x s² mean(g x))` with `g = dy · w` and `s` the inverse root.
-fn input_gradient(dx: &mut [f32], x: &[f32], dy: &[f32], gain: &[f32], inverse: f32) {
-    vectorized(|| {
-        dx.iter_mut().zip(dy).zip(gain).for_each(|((dx, dy), w)| *dx = dy * w);
-        let shared = dot(dx, x) * inverse * inverse / x.len() as f32;
-        dx.iter_mut().zip(x).for_each(|(dx, x)| *dx = inverse * (*dx - x * shared));
-    });
+fn input_gradient<'a>(dx: &'a mut [f32], x: &'a [f32], dy: &'a [f32], gain: &'a [f32], inverse: f32) -> () {
+    for ((dx, dy), w) in dx.iter_mut().zip(dy).zip(gain) {
+        *dx = dy * w;
+    }
+    let shared = dot(dx, x) * inverse * inverse / x.len() as f32;
+    for (dx, x) in dx.iter_mut().zip(x) {
+        *dx = inverse * (*dx - x * shared);
+    }
+}
+
+/// `dw = Σ dy x s` over the rows.
+fn weight_gradient<'a>(dw: &'a mut [f32], x: &'a [f32], dy: &'a [f32], inverse: &'a [f32]) -> () {
+    let width = dw.len();
+    for ((x, dy), inverse) in x
+        .chunks_exact(width)
+        .zip(dy.chunks_exact(width))
+        .zip(inverse)
+    {
+        for ((dw, x), dy) in dw.iter_mut().zip(x).zip(dy) {
+            *dw += dy * x * inverse;
+        }
+    }
+}
 }
 
 #[cfg(test)]
@@ -88,8 +129,14 @@ mod tests {
         let ours = rms_norm(x.clone(), &w, 1e-5);
         let reference = composed(x.clone(), &w, 1e-5);
         let tolerance = Tolerance::<f32>::rel_abs(1e-5, 1e-5);
-        ours.clone().inner().into_data().assert_approx_eq(&reference.clone().inner().into_data(), tolerance);
-        let (grads, expected) = ((ours * g.clone()).sum().backward(), (reference * g).sum().backward());
+        ours.clone()
+            .inner()
+            .into_data()
+            .assert_approx_eq(&reference.clone().inner().into_data(), tolerance);
+        let (grads, expected) = (
+            (ours * g.clone()).sum().backward(),
+            (reference * g).sum().backward(),
+        );
         let dx = x.grad(&grads).expect("dx").into_data();
         dx.assert_approx_eq(&x.grad(&expected).expect("dx").into_data(), tolerance);
         let dw = w.grad(&grads).expect("dw").into_data();

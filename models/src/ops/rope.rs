@@ -54,20 +54,32 @@ impl Rope {
                 ((1.0 - ramp) * inverse / factor + ramp * inverse) as f32
             }
         };
-        let frequency = |i: usize| (theta as f32).powf(2.0 * i as f32 / head_dim as f32).recip();
-        Self { inverse_frequencies: (0..head_dim / 2).map(|i| scale(frequency(i))).collect() }
+        let frequency = |i: usize| {
+            (theta as f32)
+                .powf(2.0 * i as f32 / head_dim as f32)
+                .recip()
+        };
+        Self {
+            inverse_frequencies: (0..head_dim / 2).map(|i| scale(frequency(i))).collect(),
+        }
     }
 
     /// Cosines and sines at one position, `head_dim / 2` each.
     pub fn row(&self, position: u32) -> (Vec<f32>, Vec<f32>) {
-        self.inverse_frequencies.iter().map(|f| (position as f32 * f).sin_cos()).map(|(s, c)| (c, s)).unzip()
+        self.inverse_frequencies
+            .iter()
+            .map(|f| (position as f32 * f).sin_cos())
+            .map(|(s, c)| (c, s))
+            .unzip()
     }
 
     /// Cosines and sines for every token, `[N · d/2]` row-major each.
     pub fn table(&self, positions: &[u32]) -> (Vec<f32>, Vec<f32>) {
         let half = self.inverse_frequencies.len();
-        let (mut cos, mut sin) =
-            (Vec::with_capacity(positions.len() * half), Vec::with_capacity(positions.len() * half));
+        let (mut cos, mut sin) = (
+            Vec::with_capacity(positions.len() * half),
+            Vec::with_capacity(positions.len() * half),
+        );
         for &position in positions {
             let (c, s) = self.row(position);
             cos.extend(c);
@@ -78,9 +90,16 @@ impl Rope {
 }
 
 /// A table of [`Rope::table`] as a tensor `[B, 1, T, d/2]`.
-pub(crate) fn table_tensor(values: &[f32], [batch, tokens]: [usize; 2], device: &Device) -> Tensor<4> {
+pub(crate) fn table_tensor(
+    values: &[f32],
+    [batch, tokens]: [usize; 2],
+    device: &Device,
+) -> Tensor<4> {
     let half = values.len() / (batch * tokens);
-    Tensor::from_data(TensorData::new(values.to_vec(), [batch, 1, tokens, half]), device)
+    Tensor::from_data(
+        TensorData::new(values.to_vec(), [batch, 1, tokens, half]),
+        device,
+    )
 }
 
 /// Rotates `x: [B, H, T, D]` by the angles of `cos, sin: [B, 1, T, D/2]`, in the dtype of `x`.
@@ -118,9 +137,15 @@ mod tests {
             high_freq_factor: 4.0,
             original_max_position_embeddings: 8192.0,
         };
-        let (plain, scaled) = (Rope::new(128, 5e5, None), Rope::new(128, 5e5, Some(scaling)));
+        let (plain, scaled) = (
+            Rope::new(128, 5e5, None),
+            Rope::new(128, 5e5, Some(scaling)),
+        );
         assert_eq!(plain.inverse_frequencies[0], scaled.inverse_frequencies[0]);
-        let (last, scaled_last) = (plain.inverse_frequencies[63], scaled.inverse_frequencies[63]);
+        let (last, scaled_last) = (
+            plain.inverse_frequencies[63],
+            scaled.inverse_frequencies[63],
+        );
         assert!((last / scaled_last - 8.0).abs() < 1e-4);
         // Between the two limits the ramp is used: wavelength 2π/f with f at index 32 is about 4443 tokens.
         let ratio = plain.inverse_frequencies[32] / scaled.inverse_frequencies[32];
