@@ -55,8 +55,11 @@ pub struct MemoryPlan {
     pub components: Vec<(&'static str, u64)>,
 }
 
-/// Resident size of the binary with its allocator and threads, before it holds a model.
-const PROCESS: u64 = 24 << 20;
+/// Resident size of the binary with its threads, before it holds a model (measured: 17 to 19 MB on Linux).
+const PROCESS: u64 = 18_000_000;
+
+/// Share of the tensors' bytes that the allocator keeps between them (measured over runs from 20 to 650 MB: 0 to 6 %).
+const ALLOCATOR: f64 = 0.03;
 
 /// Floats of logits that the loss holds at a time (see `cross_entropy`).
 const LOGITS: usize = 8 << 20;
@@ -94,6 +97,8 @@ impl MemoryPlan {
             // The head's chunk and the backward pass of a block are not alive together.
             ("loss and backward buffers", head.max(backward) as u64),
         ];
+        let tensors: u64 = components[1..].iter().map(|(_, bytes)| bytes).sum();
+        components.push(("allocator", (tensors as f64 * ALLOCATOR) as u64));
         components.retain(|(_, bytes)| *bytes > 0);
         let added = adapter.map_or(0, |sizes| sizes.added);
         Ok(Self { parameters: base + added, trainable, components })
