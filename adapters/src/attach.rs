@@ -31,7 +31,7 @@ pub trait Adaptable: Parameters {
     /// Restores COFT's constraint on every layer: call after every change of the parameters.
     fn project(&mut self) {
         self.visit_linears_mut(&mut |linear| {
-            linear.adapter_mut().into_iter().for_each(Adapter::project)
+            linear.adapter_mut().into_iter().for_each(Adapter::project);
         });
         self.visit_convs_mut(&mut |conv| conv.adapter_mut().into_iter().for_each(Adapter::project));
     }
@@ -78,7 +78,7 @@ pub fn attach(
     });
     let trained = trained_names(config, &model.modules(), &targets);
     model.visit_mut(&mut |param| {
-        param.set_trainable(trained.contains_key(param.name()) || is_adapter(param))
+        param.set_trainable(trained.contains_key(param.name()) || is_adapter(param));
     });
     Ok(resolution.warnings)
 }

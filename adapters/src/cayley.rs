@@ -86,6 +86,9 @@ impl SkewPacking {
     }
 
     /// `[B, n]` to `[B, b, b]`.
+    ///
+    /// # Panics
+    /// When n is not `b (b − 1) / 2`.
     pub fn unpack(&self, packed: Tensor<2>) -> Tensor<3> {
         let [blocks, n] = packed.dims();
         let b = self.b;

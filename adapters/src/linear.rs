@@ -7,6 +7,10 @@ use crate::{Lora, Oft, Param, RandomSource};
 
 /// A trained change of one layer.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one a layer, and moved only when it is attached"
+)]
 pub enum Adapter {
     /// Rotates the input.
     Oft(Oft),

@@ -153,7 +153,7 @@ impl Oft {
         self.packed.set((packed * scale).reshape([n]));
     }
 
-    /// The largest |RᵀR − I| over all blocks: 1e-6 for the exact rotation, larger for the truncated series.
+    /// The largest `|RᵀR − I|` over all blocks: 1e-6 for the exact rotation, larger for the truncated series.
     pub fn orthogonality_error(&self) -> f32 {
         let r = plain(self.rotation());
         let b = self.spec.block_size;

@@ -176,6 +176,7 @@ pub trait Parameters {
     }
 
     /// A copy that records no graph (values shared): for evaluation and generation.
+    #[must_use]
     fn frozen(&self) -> Self
     where
         Self: Clone,

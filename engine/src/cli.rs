@@ -9,7 +9,13 @@ use crate::{Failure, commands};
 
 /// Fine-tune language and diffusion models from one binary and a TOML recipe.
 #[derive(Debug, Parser)]
-#[command(name = "temper", version, about, propagate_version = true, subcommand_required = true)]
+#[command(
+    name = "temper",
+    version,
+    about,
+    propagate_version = true,
+    subcommand_required = true
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

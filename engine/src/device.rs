@@ -18,7 +18,13 @@ pub enum Backend {
 }
 
 /// All of them, in the order in which `auto` prefers them.
-pub const BACKENDS: [Backend; 5] = [Backend::Cuda, Backend::Metal, Backend::Vulkan, Backend::Wgpu, Backend::Cpu];
+pub const BACKENDS: [Backend; 5] = [
+    Backend::Cuda,
+    Backend::Metal,
+    Backend::Vulkan,
+    Backend::Wgpu,
+    Backend::Cpu,
+];
 
 impl Backend {
     /// The name in recipes and on the command line, and of the Cargo feature.
@@ -46,8 +52,12 @@ impl Backend {
     fn needs(self) -> &'static str {
         match self {
             Self::Cpu => "nothing",
-            Self::Cuda => "an NVIDIA driver (libcuda) and the CUDA runtime compiler (libnvrtc with its headers)",
-            Self::Vulkan | Self::Wgpu => "a Vulkan driver (libvulkan and an ICD such as mesa-vulkan-drivers)",
+            Self::Cuda => {
+                "an NVIDIA driver (libcuda) and the CUDA runtime compiler (libnvrtc with its headers)"
+            }
+            Self::Vulkan | Self::Wgpu => {
+                "a Vulkan driver (libvulkan and an ICD such as mesa-vulkan-drivers)"
+            }
             Self::Metal => "an Apple device",
         }
     }
@@ -58,7 +68,9 @@ impl Backend {
 #[non_exhaustive]
 pub enum DeviceError {
     /// Not a device name.
-    #[error("unknown device `{name}`, expected auto, cpu, cuda, vulkan, wgpu or metal, optionally with an index as in `cuda:0`")]
+    #[error(
+        "unknown device `{name}`, expected auto, cpu, cuda, vulkan, wgpu or metal, optionally with an index as in `cuda:0`"
+    )]
     Unknown {
         /// What was asked for.
         name: String,
@@ -134,26 +146,46 @@ pub struct DeviceReport {
 pub fn open(spec: &str) -> Result<OpenDevice, DeviceError> {
     if spec == "auto" {
         let first = BACKENDS.into_iter().filter(|backend| backend.compiled());
-        let found = first.filter_map(|backend| list(backend).devices.into_iter().next()).next();
-        return found.ok_or_else(|| DeviceError::Unknown { name: spec.to_owned() });
+        let found = first
+            .filter_map(|backend| list(backend).devices.into_iter().next())
+            .next();
+        return found.ok_or_else(|| DeviceError::Unknown {
+            name: spec.to_owned(),
+        });
     }
-    let unknown = || DeviceError::Unknown { name: spec.to_owned() };
+    let unknown = || DeviceError::Unknown {
+        name: spec.to_owned(),
+    };
     let (name, index) = spec.split_once(':').unwrap_or((spec, "0"));
     let index: usize = index.parse().map_err(|_| unknown())?;
-    let backend = BACKENDS.into_iter().find(|backend| backend.name() == name).ok_or_else(unknown)?;
+    let backend = BACKENDS
+        .into_iter()
+        .find(|backend| backend.name() == name)
+        .ok_or_else(unknown)?;
     if !backend.compiled() {
-        let compiled = BACKENDS.into_iter().filter(|b| b.compiled()).map(Backend::name).collect();
-        return Err(DeviceError::NotCompiled { name: backend.name(), compiled });
+        let compiled = BACKENDS
+            .into_iter()
+            .filter(|b| b.compiled())
+            .map(Backend::name)
+            .collect();
+        return Err(DeviceError::NotCompiled {
+            name: backend.name(),
+            compiled,
+        });
     }
     let report = list(backend);
     let found = report.devices.len();
-    report.devices.into_iter().nth(index).ok_or(DeviceError::NotPresent {
-        name: backend.name(),
-        index,
-        found,
-        needs: backend.needs(),
-        reason: report.problem,
-    })
+    report
+        .devices
+        .into_iter()
+        .nth(index)
+        .ok_or(DeviceError::NotPresent {
+            name: backend.name(),
+            index,
+            found,
+            needs: backend.needs(),
+            reason: report.problem,
+        })
 }
 
 /// The devices of one kind. A driver that panics is reported, never passed on.
@@ -161,7 +193,10 @@ pub fn list(backend: Backend) -> DeviceReport {
     let found = quietly(|| {
         let devices = enumerate(backend);
         // Opening a device that cannot compute must fail here, not in the first training step.
-        devices.into_iter().filter(|device| backend == Backend::Cpu || quietly(|| probe(device)).is_ok()).collect()
+        devices
+            .into_iter()
+            .filter(|device| backend == Backend::Cpu || quietly(|| probe(device)).is_ok())
+            .collect()
     });
     let (devices, problem): (Vec<Device>, _) = match found {
         Ok(devices) => (devices, None),
@@ -169,10 +204,18 @@ pub fn list(backend: Backend) -> DeviceReport {
     };
     let open = |(index, device)| OpenDevice {
         device,
-        name: if backend == Backend::Cpu { "cpu".to_owned() } else { format!("{}:{index}", backend.name()) },
+        name: if backend == Backend::Cpu {
+            "cpu".to_owned()
+        } else {
+            format!("{}:{index}", backend.name())
+        },
         backend,
     };
-    DeviceReport { backend, devices: devices.into_iter().enumerate().map(open).collect(), problem }
+    DeviceReport {
+        backend,
+        devices: devices.into_iter().enumerate().map(open).collect(),
+        problem,
+    }
 }
 
 /// Every kind of device, compiled in or not.
@@ -183,13 +226,25 @@ pub fn list_all() -> Vec<DeviceReport> {
             if backend.compiled() {
                 return list(backend);
             }
-            let problem = Some(format!("not compiled in: build with `--features {}`", backend.name()));
-            DeviceReport { backend, devices: Vec::new(), problem }
+            let problem = Some(format!(
+                "not compiled in: build with `--features {}`",
+                backend.name()
+            ));
+            DeviceReport {
+                backend,
+                devices: Vec::new(),
+                problem,
+            }
         })
         .collect()
 }
 
-#[cfg(any(feature = "cuda", feature = "vulkan", feature = "wgpu", feature = "metal"))]
+#[cfg(any(
+    feature = "cuda",
+    feature = "vulkan",
+    feature = "wgpu",
+    feature = "metal"
+))]
 fn enumerate(backend: Backend) -> Vec<Device> {
     use burn::tensor::DeviceType;
     match backend {
@@ -206,16 +261,29 @@ fn enumerate(backend: Backend) -> Vec<Device> {
     }
 }
 
-#[cfg(not(any(feature = "cuda", feature = "vulkan", feature = "wgpu", feature = "metal")))]
+#[cfg(not(any(
+    feature = "cuda",
+    feature = "vulkan",
+    feature = "wgpu",
+    feature = "metal"
+)))]
 fn enumerate(backend: Backend) -> Vec<Device> {
-    if backend == Backend::Cpu { vec![Device::flex()] } else { Vec::new() }
+    if backend == Backend::Cpu {
+        vec![Device::flex()]
+    } else {
+        Vec::new()
+    }
 }
 
 /// One addition, read back.
 fn probe(device: &Device) {
     let one = burn::tensor::Tensor::<1>::ones([8], device);
     let sum: f32 = (one.clone() + one).sum().into_scalar();
-    assert!((sum - 16.0).abs() < f32::EPSILON, "the device adds 1 and 1 to {}", sum / 8.0);
+    assert!(
+        (sum - 16.0).abs() < f32::EPSILON,
+        "the device adds 1 and 1 to {}",
+        sum / 8.0
+    );
 }
 
 /// Runs `work`; a panic becomes its message, and prints nothing.
@@ -226,7 +294,9 @@ fn quietly<R>(work: impl FnOnce() -> R) -> Result<R, String> {
     std::panic::set_hook(hook);
     result.map_err(|payload| {
         let text = payload.downcast_ref::<String>().map(String::as_str);
-        text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("unknown reason").to_owned()
+        text.or_else(|| payload.downcast_ref::<&str>().copied())
+            .unwrap_or("unknown reason")
+            .to_owned()
     })
 }
 
@@ -234,9 +304,13 @@ impl OpenDevice {
     /// Precisions of matrix products this device computes in.
     pub fn precisions(&self) -> Vec<FloatDType> {
         let full = |dtype: FloatDType| {
-            dtype == FloatDType::F32 || quietly(|| self.device.supports_dtype(dtype)).unwrap_or(false)
+            dtype == FloatDType::F32
+                || quietly(|| self.device.supports_dtype(dtype)).unwrap_or(false)
         };
-        [FloatDType::F32, FloatDType::BF16, FloatDType::F16].into_iter().filter(|&dtype| full(dtype)).collect()
+        [FloatDType::F32, FloatDType::BF16, FloatDType::F16]
+            .into_iter()
+            .filter(|&dtype| full(dtype))
+            .collect()
     }
 
     /// Checks a precision; `None` (auto) is bf16 on CUDA cards that have it, f32 elsewhere.
@@ -247,7 +321,11 @@ impl OpenDevice {
         let supported = self.precisions();
         let Some(asked) = asked else {
             let fast = self.backend == Backend::Cuda && supported.contains(&FloatDType::BF16);
-            return Ok(if fast { FloatDType::BF16 } else { FloatDType::F32 });
+            return Ok(if fast {
+                FloatDType::BF16
+            } else {
+                FloatDType::F32
+            });
         };
         if supported.contains(&asked) {
             return Ok(asked);
@@ -255,7 +333,10 @@ impl OpenDevice {
         Err(DeviceError::Precision {
             device: self.name.clone(),
             dtype: dtype_name(asked.into()),
-            supported: supported.into_iter().map(|dtype| dtype_name(dtype.into())).collect(),
+            supported: supported
+                .into_iter()
+                .map(|dtype| dtype_name(dtype.into()))
+                .collect(),
         })
     }
 
@@ -263,7 +344,10 @@ impl OpenDevice {
     pub fn memory_in_use(&self) -> Option<u64> {
         match self.backend {
             Backend::Cpu => crate::run::resident_bytes(),
-            _ => self.device.memory_pool_usage().map(|usage| usage.bytes_reserved),
+            _ => self
+                .device
+                .memory_pool_usage()
+                .map(|usage| usage.bytes_reserved),
         }
     }
 }
@@ -294,12 +378,19 @@ mod tests {
         assert!(message("cuda:x").contains("unknown device"));
         assert!(message("cpu:3").contains("no device `cpu:3`"));
         if !Backend::Cuda.compiled() {
-            assert!(message("cuda:0").contains("--features cuda"), "{}", message("cuda:0"));
+            assert!(
+                message("cuda:0").contains("--features cuda"),
+                "{}",
+                message("cuda:0")
+            );
         }
     }
 
     #[test]
     fn a_panicking_driver_becomes_a_message() {
-        assert_eq!(quietly(|| panic!("driver died")).map(|_: ()| ()), Err("driver died".to_owned()));
+        assert_eq!(
+            quietly(|| panic!("driver died")).map(|_: ()| ()),
+            Err("driver died".to_owned())
+        );
     }
 }

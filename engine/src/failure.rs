@@ -39,35 +39,55 @@ enum Kind {
 impl Failure {
     /// The command line is wrong: exit code 2.
     pub fn usage(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { kind: Kind::Usage(error.into()), hint: None }
+        Self {
+            kind: Kind::Usage(error.into()),
+            hint: None,
+        }
     }
 
     /// The run failed: exit code 1.
     pub fn run(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { kind: Kind::Run(error.into()), hint: None }
+        Self {
+            kind: Kind::Run(error.into()),
+            hint: None,
+        }
     }
 
     /// A signal stopped the run after its state was saved: exit code 128 + signal.
     pub fn interrupted(signal: i32, message: impl Into<String>) -> Self {
-        Self { kind: Kind::Interrupted { signal, message: message.into() }, hint: None }
+        Self {
+            kind: Kind::Interrupted {
+                signal,
+                message: message.into(),
+            },
+            hint: None,
+        }
     }
 
     /// The command has printed what is wrong: exit code 1 and no more words.
     pub fn reported() -> Self {
-        Self { kind: Kind::Reported, hint: None }
+        Self {
+            kind: Kind::Reported,
+            hint: None,
+        }
     }
 
     /// Adds what the user can do about it.
     #[must_use]
     pub fn with_hint(self, hint: impl Into<String>) -> Self {
-        Self { hint: Some(hint.into()), ..self }
+        Self {
+            hint: Some(hint.into()),
+            ..self
+        }
     }
 
     /// 2 for a wrong command line or recipe, 128 + signal after a signal, 1 otherwise.
     pub fn code(&self) -> u8 {
         match &self.kind {
             Kind::Usage(_) | Kind::Recipe(_) => 2,
-            Kind::Interrupted { signal, .. } => 128_u8.saturating_add(u8::try_from(*signal).unwrap_or(0)),
+            Kind::Interrupted { signal, .. } => {
+                128_u8.saturating_add(u8::try_from(*signal).unwrap_or(0))
+            }
             Kind::Run(_) | Kind::Reported => 1,
         }
     }
@@ -108,7 +128,10 @@ impl fmt::Display for Failure {
 
 impl From<RecipeErrors> for Failure {
     fn from(errors: RecipeErrors) -> Self {
-        Self { kind: Kind::Recipe(Box::new(errors)), hint: None }
+        Self {
+            kind: Kind::Recipe(Box::new(errors)),
+            hint: None,
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! LLaMA against transformers: logits, hidden states, loss, every gradient, greedy generation.
 //! Tolerances are those of `tests/golden/llama/README.md`.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -51,7 +52,7 @@ fn assert_close(name: &str, ours: &[f32], theirs: &[f32], rtol: f32, atol: f32) 
 
 struct Batch {
     file: Checkpoint,
-    batch: TokenBatch,
+    tokens: TokenBatch,
     mask: Vec<i64>,
 }
 
@@ -64,7 +65,7 @@ fn batch(name: &str) -> Batch {
     let starts = (0..mask.len())
         .map(|i| if mask[i] == 0 { column(i) } else { 0 })
         .collect();
-    let batch = TokenBatch {
+    let tokens = TokenBatch {
         shape: [shape[0], shape[1]],
         input_ids: ids(&file, "input_ids"),
         labels: integers(&file, "labels")
@@ -74,7 +75,7 @@ fn batch(name: &str) -> Batch {
         starts,
         positions: (0..mask.len()).map(column).collect(),
     };
-    Batch { file, batch, mask }
+    Batch { file, tokens, mask }
 }
 
 fn model(name: &str, device: &Device) -> Llama {
@@ -84,7 +85,7 @@ fn model(name: &str, device: &Device) -> Llama {
 #[test]
 fn logits_and_hidden_states_match_transformers() {
     for name in ["gqa", "mha"] {
-        let Batch { file, batch, mask } = batch(name);
+        let Batch { file, tokens: batch, mask } = batch(name);
         let model = model(name, &Device::flex());
         let layout = Layout::new(
             batch.shape,
@@ -132,7 +133,7 @@ fn logits_and_hidden_states_match_transformers() {
 #[test]
 fn loss_and_every_gradient_match_pytorch_with_and_without_recomputation() {
     for name in ["gqa", "mha"] {
-        let Batch { file, batch, .. } = batch(name);
+        let Batch { file, tokens: batch, .. } = batch(name);
         let mut model = model(name, &Device::flex());
         model.visit_mut(&mut |param| param.set_trainable(true));
         let expected_loss = file.read_f32("loss").unwrap()[0];

@@ -11,6 +11,15 @@ use burn::tensor::{DType, Tensor, TensorData};
 #[derive(Clone, Debug)]
 pub struct HostView(FlexTensor);
 
+/// What became of a tensor given to [`HostView::update`].
+#[derive(Debug)]
+pub enum Updated {
+    /// It was changed in place.
+    Changed(Tensor<1>),
+    /// It lives on another device or in another dtype, and is as it was.
+    Elsewhere(Tensor<1>),
+}
+
 impl HostView {
     /// The values of `tensor` when it lives on `cpu` in f32. Copies only when the layout is not contiguous.
     pub fn view<const D: usize>(tensor: &Tensor<D>) -> Option<Self> {
@@ -36,32 +45,24 @@ impl HostView {
         self.0.as_slice().unwrap_or_default()
     }
 
-    /// Changes the values of `tensor` in place, when it lives on `cpu` in f32; gives it back unchanged otherwise.
-    ///
-    /// Copies first when the buffer is shared.
-    ///
-    /// # Errors
-    /// The tensor itself, when it lives elsewhere.
-    pub fn update(
-        tensor: Tensor<1>,
-        change: impl FnOnce(&mut [f32]),
-    ) -> Result<Tensor<1>, Tensor<1>> {
+    /// Changes the values of `tensor` in place when it lives on `cpu` in f32. Copies first when the buffer is shared.
+    pub fn update(tensor: Tensor<1>, change: impl FnOnce(&mut [f32])) -> Updated {
         if tensor.dtype() != DType::F32 {
-            return Err(tensor);
+            return Updated::Elsewhere(tensor);
         }
         match tensor.clone().try_into_primitive::<Flex>() {
-            Err(_) => Err(tensor),
+            Err(_) => Updated::Elsewhere(tensor),
             Ok(primitive) => {
                 drop(tensor);
-                let mut primitive =
-                    if primitive.is_contiguous() && primitive.layout().start_offset() == 0 {
-                        primitive
-                    } else {
-                        primitive.to_contiguous()
-                    };
+                let whole = primitive.is_contiguous() && primitive.layout().start_offset() == 0;
+                let mut primitive = if whole {
+                    primitive
+                } else {
+                    primitive.to_contiguous()
+                };
                 let elements = primitive.layout().num_elements();
                 change(&mut primitive.storage_mut::<f32>()[..elements]);
-                Ok(Tensor::from_primitive::<Flex>(primitive))
+                Updated::Changed(Tensor::from_primitive::<Flex>(primitive))
             }
         }
     }

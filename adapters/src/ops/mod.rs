@@ -9,6 +9,6 @@ pub mod simd;
 
 pub use gemm::{Matrix, MatrixMut, matmul_into};
 pub use grad::{Erased, GraphInput, InputGradients, erase, with_gradient};
-pub use host::HostView;
+pub use host::{HostView, Updated};
 pub use linear::linear;
 pub use rotate::rotate;

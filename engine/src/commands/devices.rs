@@ -11,18 +11,34 @@ pub(crate) struct Args {}
 
 pub(crate) fn run(_args: &Args) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{:<10} {:<34} {:>12}  dtypes", "device", "state", "memory")?;
+    writeln!(
+        out,
+        "{:<10} {:<34} {:>12}  dtypes",
+        "device", "state", "memory"
+    )?;
     for report in device::list_all() {
         for device in &report.devices {
             let memory = match report.backend {
                 Backend::Cpu => run::available_bytes().map_or_else(|| "?".to_owned(), gib),
                 _ => "see driver".to_owned(),
             };
-            let dtypes: Vec<_> = device.precisions().into_iter().map(|dtype| dtype_name(dtype.into())).collect();
-            writeln!(out, "{:<10} {:<34} {memory:>12}  {}", device.name, "present", dtypes.join(" "))?;
+            let dtypes: Vec<_> = device
+                .precisions()
+                .into_iter()
+                .map(|dtype| dtype_name(dtype.into()))
+                .collect();
+            writeln!(
+                out,
+                "{:<10} {:<34} {memory:>12}  {}",
+                device.name,
+                "present",
+                dtypes.join(" ")
+            )?;
         }
         if report.devices.is_empty() {
-            let state = report.problem.unwrap_or_else(|| "compiled in, none present".to_owned());
+            let state = report
+                .problem
+                .unwrap_or_else(|| "compiled in, none present".to_owned());
             writeln!(out, "{:<10} {state}", report.backend.name())?;
         }
     }

@@ -30,5 +30,12 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     if args.dry_run {
         return dry_run(&recipe);
     }
-    train(&recipe, TrainSwitches { resume: args.resume, quiet: args.quiet }).map(|_| ())
+    train(
+        &recipe,
+        TrainSwitches {
+            resume: args.resume,
+            quiet: args.quiet,
+        },
+    )
+    .map(|_| ())
 }

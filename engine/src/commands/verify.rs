@@ -20,14 +20,22 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let device = device::open(&args.device)?;
     let mut out = std::io::stdout().lock();
     if !args.json {
-        writeln!(out, "checking {}\n{:<58} {:>10} {:>10}", device.name, "check", "error", "tolerance")?;
+        writeln!(
+            out,
+            "checking {}\n{:<58} {:>10} {:>10}",
+            device.name, "check", "error", "tolerance"
+        )?;
     }
     let mut checks: Vec<Check> = Vec::new();
     verify(&device, &mut |check| {
         if !args.json {
             let verdict = if check.passed() { "ok" } else { "FAILED" };
             // A closed pipe ends the table, not the checks.
-            let _ = writeln!(out, "{:<58} {:>10.2e} {:>10.1e}  {verdict}", check.name, check.error, check.tolerance);
+            let _ = writeln!(
+                out,
+                "{:<58} {:>10.2e} {:>10.1e}  {verdict}",
+                check.name, check.error, check.tolerance
+            );
         }
         checks.push(check);
     })?;
@@ -37,5 +45,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     } else {
         writeln!(out, "{} checks, {failed} failed", checks.len())?;
     }
-    if failed == 0 { Ok(()) } else { Err(Failure::reported()) }
+    if failed == 0 {
+        Ok(())
+    } else {
+        Err(Failure::reported())
+    }
 }

@@ -1,7 +1,8 @@
 //! From the `[adapter]` section of a recipe to a PEFT configuration.
 
 use temper_adapters::peft::{
-    AdapterConfig, Bias, Common, LayerPatterns, Layers, LoraConfig, Module, ModulePattern, OftConfig, TargetRule, resolve,
+    AdapterConfig, Bias, Common, LayerPatterns, Layers, LoraConfig, Module, ModulePattern,
+    OftConfig, TargetRule, resolve,
 };
 
 use crate::Failure;
@@ -11,8 +12,14 @@ use crate::recipe::{self, Adapter, EpsScaling, Method, OneOrMany, Recipe};
 ///
 /// # Errors
 /// A configuration that contradicts itself or matches nothing.
-pub(super) fn peft_config(recipe: &Recipe, modules: &[Module], base: &str) -> Result<Option<AdapterConfig>, Failure> {
-    let Some(adapter) = &recipe.adapter else { return Ok(None) };
+pub(super) fn peft_config(
+    recipe: &Recipe,
+    modules: &[Module],
+    base: &str,
+) -> Result<Option<AdapterConfig>, Failure> {
+    let Some(adapter) = &recipe.adapter else {
+        return Ok(None);
+    };
     let common = common(adapter, base);
     let mut config = match recipe.method() {
         Method::Full => return Ok(None),

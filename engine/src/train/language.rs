@@ -30,7 +30,9 @@ impl LanguageLearner {
     fn set_dropout(&mut self, address: Option<(u64, u64)>) {
         let seed = self.seed;
         let source = address.map(|(step, micro)| {
-            RandomSource::new(move |purpose| random::rng(seed, &format!("dropout {purpose}"), step, micro))
+            RandomSource::new(move |purpose| {
+                random::rng(seed, &format!("dropout {purpose}"), step, micro)
+            })
         });
         self.model.visit_linears_mut(&mut |linear| {
             if let Some(Adapter::Lora(lora)) = linear.adapter_mut() {
@@ -43,7 +45,11 @@ impl LanguageLearner {
 impl Learner for LanguageLearner {
     fn gradients(&mut self, step: u64, sums: &mut Gradients) -> Result<StepReport, Failure> {
         let batch = self.train.step(step)?;
-        let mut report = StepReport { targets: batch.target_tokens, tokens: batch.tokens, loss: 0.0 };
+        let mut report = StepReport {
+            targets: batch.target_tokens,
+            tokens: batch.tokens,
+            loss: 0.0,
+        };
         let micros: Vec<TokenBatch> = batch.micro.into_iter().map(token_batch).collect();
         let with_targets = micros.iter().filter(|micro| micro.targets() > 0).count();
         let mut total = self.model.zero();
@@ -57,7 +63,10 @@ impl Learner for LanguageLearner {
                 LossAverage::MicroBatch => (targets * with_targets) as f64,
             };
             self.set_dropout(Some((step, index as u64)));
-            total = total + self.model.accumulate(micro, divisor.recip(), self.recompute, sums)?;
+            total = total
+                + self
+                    .model
+                    .accumulate(micro, divisor.recip(), self.recompute, sums)?;
         }
         self.set_dropout(None);
         report.loss = f64::from(total.into_scalar::<f32>());
@@ -73,7 +82,9 @@ impl Learner for LanguageLearner {
     }
 
     fn evaluate(&self) -> Result<Option<f64>, Failure> {
-        let Some(eval) = &self.eval else { return Ok(None) };
+        let Some(eval) = &self.eval else {
+            return Ok(None);
+        };
         let model = self.model.frozen();
         let (mut total, mut targets) = (0.0, 0);
         for step in 0..eval.steps_per_epoch() {
@@ -91,8 +102,12 @@ impl Learner for LanguageLearner {
     fn describe_step(&self, step: u64) -> String {
         match self.train.step(step) {
             Ok(batch) => {
-                let ids: Vec<String> =
-                    batch.micro.iter().flat_map(|micro| micro.example_ids.iter().flatten()).map(ToString::to_string).collect();
+                let ids: Vec<String> = batch
+                    .micro
+                    .iter()
+                    .flat_map(|micro| micro.example_ids.iter().flatten())
+                    .map(ToString::to_string)
+                    .collect();
                 format!("[{}]", ids.join(", "))
             }
             Err(error) => error.to_string(),

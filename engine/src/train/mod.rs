@@ -30,8 +30,8 @@ pub use trainer::{Ending, TrainerOptions};
 use crate::Failure;
 use crate::recipe::Recipe;
 use crate::run::{
-    Environment, EventWriter, MetricsWriter, Progress, RunDir, RunMode, Signals, Summary, Verbosity, note, peak_resident_bytes,
-    read_metrics, write_curve,
+    Environment, EventWriter, MetricsWriter, Progress, RunDir, RunMode, Signals, Summary,
+    Verbosity, note, peak_resident_bytes, read_metrics, write_curve,
 };
 use samples::Samples;
 use setup::Setup;
@@ -67,7 +67,11 @@ pub fn train(recipe: &Recipe, switches: TrainSwitches) -> Result<Summary, Failur
         samples.before(&setup.learner.model.frozen(), &setup)?;
         samples.save(&directory)?;
     }
-    let verbosity = if switches.quiet { Verbosity::Silent } else { Verbosity::Normal };
+    let verbosity = if switches.quiet {
+        Verbosity::Silent
+    } else {
+        Verbosity::Normal
+    };
     let mut trainer = Trainer {
         options: setup.options,
         learner: &mut setup.learner,
@@ -80,7 +84,8 @@ pub fn train(recipe: &Recipe, switches: TrainSwitches) -> Result<Summary, Failur
             None => MetricsWriter::create(&directory.metrics())?,
         },
         events: EventWriter::create(&directory.events(), resumed_from)?,
-        progress: Progress::new("train", setup.options.rate.total, verbosity).starting_at(resumed_from.unwrap_or(0)),
+        progress: Progress::new("train", setup.options.rate.total, verbosity)
+            .starting_at(resumed_from.unwrap_or(0)),
         signals: &signals,
         timed: (0.0, 0),
     };
@@ -88,8 +93,12 @@ pub fn train(recipe: &Recipe, switches: TrainSwitches) -> Result<Summary, Failur
     trainer.progress.finish();
     if let Ending::Signal(signal) = ending {
         let path = recipe.run.dir.display();
-        let message = format!("stopped by signal {signal} after step {}; everything is saved in `{path}`", trainer.position.step);
-        return Err(Failure::interrupted(signal, message).with_hint("the same command with --resume goes on from here"));
+        let message = format!(
+            "stopped by signal {signal} after step {}; everything is saved in `{path}`",
+            trainer.position.step
+        );
+        return Err(Failure::interrupted(signal, message)
+            .with_hint("the same command with --resume goes on from here"));
     }
     let eval_loss = trainer.evaluate()?;
     trainer.metrics.sync()?;
@@ -108,7 +117,10 @@ fn restore(
     setup: &mut Setup,
     resume: bool,
 ) -> Result<(OptimizerState, Position), Failure> {
-    let start = Position { data: setup.data_fingerprint(), ..Position::default() };
+    let start = Position {
+        data: setup.data_fingerprint(),
+        ..Position::default()
+    };
     if !resume {
         return Ok((OptimizerState::default(), start));
     }
@@ -116,7 +128,11 @@ fn restore(
     let mut store = directory.checkpoint_store()?;
     let found = store.latest_verified()?;
     for skipped in &found.skipped {
-        note(&format!("checkpoint `{}` is not used: {}", skipped.path.display(), skipped.reason));
+        note(&format!(
+            "checkpoint `{}` is not used: {}",
+            skipped.path.display(),
+            skipped.reason
+        ));
     }
     let Some(checkpoint) = found.newest else {
         note("no checkpoint yet: the run starts from its first step");
@@ -125,35 +141,61 @@ fn restore(
     store.set_aside_after(checkpoint.step)?;
     let (optimizer, position) = state::load(&checkpoint.path, &mut setup.learner.model)?;
     if position.data != start.data {
-        return Err(Failure::run("the training data changed since the checkpoint was written")
-            .with_hint("restore the data, or start a new run in another `run.dir`"));
+        return Err(
+            Failure::run("the training data changed since the checkpoint was written")
+                .with_hint("restore the data, or start a new run in another `run.dir`"),
+        );
     }
     note(&format!("resumed after step {}", position.step));
     Ok((optimizer, position))
 }
 
 /// Leaves recipe and environment in the run directory.
-fn begin(recipe: &Recipe, directory: &RunDir, setup: &Setup, resumed_from: Option<u64>) -> Result<(), Failure> {
+fn begin(
+    recipe: &Recipe,
+    directory: &RunDir,
+    setup: &Setup,
+    resumed_from: Option<u64>,
+) -> Result<(), Failure> {
     if resumed_from.is_none() {
         crate::run::write_atomic(&directory.recipe(), recipe.to_toml().as_bytes())?;
     }
-    directory.write_json(&directory.environment(), &Environment::capture(&setup.device.name))?;
+    directory.write_json(
+        &directory.environment(),
+        &Environment::capture(&setup.device.name),
+    )?;
     Ok(())
 }
 
 /// Writes what others can load: the adapter in PEFT layout, or the model in Hugging Face layout; then curve and samples.
-fn finish(recipe: &Recipe, directory: &RunDir, setup: &Setup, samples: &mut Samples) -> Result<(), Failure> {
+fn finish(
+    recipe: &Recipe,
+    directory: &RunDir,
+    setup: &Setup,
+    samples: &mut Samples,
+) -> Result<(), Failure> {
     match &setup.adapter {
         Some(config) => save_adapter(directory, setup, config)?,
         None => {
-            setup.learner.model.save(&directory.model(), Dtype::F32, 5_000_000_000)?;
+            setup
+                .learner
+                .model
+                .save(&directory.model(), Dtype::F32, 5_000_000_000)?;
             setup.copy_tokenizer(&directory.model())?;
         }
     }
     samples.after(&setup.learner.model.frozen(), setup)?;
     samples.save(directory)?;
-    let title = recipe.run.name.clone().unwrap_or_else(|| recipe.run.dir.display().to_string());
-    write_curve(&directory.curve(), &title, &read_metrics(&directory.metrics())?)?;
+    let title = recipe
+        .run
+        .name
+        .clone()
+        .unwrap_or_else(|| recipe.run.dir.display().to_string());
+    write_curve(
+        &directory.curve(),
+        &title,
+        &read_metrics(&directory.metrics())?,
+    )?;
     Ok(())
 }
 
@@ -165,10 +207,20 @@ fn save_adapter(directory: &RunDir, setup: &Setup, config: &AdapterConfig) -> Re
     Ok(())
 }
 
-fn summary(position: &Position, timed: (f64, u64), eval_loss: Option<f64>, resumed_from: Option<u64>, setup: &Setup) -> Summary {
+fn summary(
+    position: &Position,
+    timed: (f64, u64),
+    eval_loss: Option<f64>,
+    resumed_from: Option<u64>,
+    setup: &Setup,
+) -> Summary {
     let model = &setup.learner.model;
     let (seconds, tokens) = timed;
-    let speed = if seconds > 0.0 { tokens as f64 / seconds } else { position.tokens as f64 / position.seconds.max(1e-9) };
+    let speed = if seconds > 0.0 {
+        tokens as f64 / seconds
+    } else {
+        position.tokens as f64 / position.seconds.max(1e-9)
+    };
     Summary {
         first_loss: position.first_loss.unwrap_or(f64::NAN),
         last_loss: position.last_loss,
@@ -189,15 +241,34 @@ fn summary(position: &Position, timed: (f64, u64), eval_loss: Option<f64>, resum
 fn report(recipe: &Recipe, summary: &Summary, samples: &Samples) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     samples.print(&mut out)?;
-    writeln!(out, "loss            {:.4} -> {:.4} after {} steps", summary.first_loss, summary.last_loss, summary.steps)?;
+    writeln!(
+        out,
+        "loss            {:.4} -> {:.4} after {} steps",
+        summary.first_loss, summary.last_loss, summary.steps
+    )?;
     if let (Some(before), Some(after)) = (summary.eval_loss_before, summary.eval_loss) {
         writeln!(out, "held-out loss   {before:.4} -> {after:.4}")?;
     }
-    writeln!(out, "speed           {:.0} tokens/s", summary.tokens_per_second)?;
-    writeln!(out, "peak memory     {}", plan::size(summary.peak_memory_bytes))?;
+    writeln!(
+        out,
+        "speed           {:.0} tokens/s",
+        summary.tokens_per_second
+    )?;
+    writeln!(
+        out,
+        "peak memory     {}",
+        plan::size(summary.peak_memory_bytes)
+    )?;
     let directory = recipe.run.dir.display();
-    let result = if recipe.adapter.is_some() && recipe.method() != crate::recipe::Method::Full { "adapter" } else { "model" };
-    writeln!(out, "run directory   {directory} ({result}/, curve.svg, metrics.jsonl, summary.json)")?;
+    let result = if recipe.adapter.is_some() && recipe.method() != crate::recipe::Method::Full {
+        "adapter"
+    } else {
+        "model"
+    };
+    writeln!(
+        out,
+        "run directory   {directory} ({result}/, curve.svg, metrics.jsonl, summary.json)"
+    )?;
     Ok(())
 }
 

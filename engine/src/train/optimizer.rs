@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use burn::tensor::Tensor;
 use rayon::prelude::*;
-use temper_adapters::ops::HostView;
-use temper_adapters::vectorized;
 use temper_adapters::ops::simd::dot;
+use temper_adapters::ops::{HostView, Updated};
+use temper_adapters::vectorized;
 use temper_adapters::{Param, Parameters};
 use temper_models::Gradients;
 
@@ -32,7 +32,12 @@ pub struct AdamW {
 
 impl Default for AdamW {
     fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 }
+        Self {
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+        }
     }
 }
 
@@ -91,8 +96,14 @@ impl OptimizerState {
         let n = param.numel();
         let moments = self.moments.entry(param.name().to_owned());
         let moments = moments.or_insert_with(|| match HostView::view(&gradient) {
-            Some(_) => Moments::Host { m: vec![0.0; n], v: vec![0.0; n] },
-            None => Moments::Device { m: gradient.zeros_like(), v: gradient.zeros_like() },
+            Some(_) => Moments::Host {
+                m: vec![0.0; n],
+                v: vec![0.0; n],
+            },
+            None => Moments::Device {
+                m: gradient.zeros_like(),
+                v: gradient.zeros_like(),
+            },
         });
         let value = param.take();
         let updated = match moments {
@@ -103,10 +114,20 @@ impl OptimizerState {
     }
 }
 
-fn update_on_host(rule: &Rule, value: Tensor<1>, gradient: &Tensor<1>, m: &mut [f32], v: &mut [f32]) -> Tensor<1> {
-    let Some(gradient) = HostView::view(gradient) else { unreachable!("host moments follow a host gradient") };
+fn update_on_host(
+    rule: &Rule,
+    value: Tensor<1>,
+    gradient: &Tensor<1>,
+    m: &mut [f32],
+    v: &mut [f32],
+) -> Tensor<1> {
+    let Some(gradient) = HostView::view(gradient) else {
+        unreachable!("host moments follow a host gradient")
+    };
     let updated = HostView::update(value, |p| rule.host(p, gradient.as_slice(), m, v));
-    let Ok(updated) = updated else { unreachable!("parameter and gradient share a device") };
+    let Updated::Changed(updated) = updated else {
+        unreachable!("parameter and gradient share a device")
+    };
     updated
 }
 
@@ -136,15 +157,28 @@ impl Rule {
     fn host(&self, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
         const CHUNK: usize = 1 << 15;
         let state = m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK));
-        p.par_chunks_mut(CHUNK).zip(g.par_chunks(CHUNK)).zip(state).for_each(|((p, g), (m, v))| {
-            update_chunk(self, [p, m, v], g);
-        });
+        p.par_chunks_mut(CHUNK)
+            .zip(g.par_chunks(CHUNK))
+            .zip(state)
+            .for_each(|((p, g), (m, v))| {
+                update_chunk(self, [p, m, v], g);
+            });
     }
 
-    fn composed(&self, p: Tensor<1>, g: Tensor<1>, m: &mut Tensor<1>, v: &mut Tensor<1>) -> Tensor<1> {
+    fn composed(
+        &self,
+        p: Tensor<1>,
+        g: Tensor<1>,
+        m: &mut Tensor<1>,
+        v: &mut Tensor<1>,
+    ) -> Tensor<1> {
         *m = m.clone().mul_scalar(self.beta1) + g.clone().mul_scalar(1.0 - self.beta1);
         *v = v.clone().mul_scalar(self.beta2) + (g.clone() * g).mul_scalar(1.0 - self.beta2);
-        let root = v.clone().sqrt().div_scalar(self.root_correction).add_scalar(self.epsilon);
+        let root = v
+            .clone()
+            .sqrt()
+            .div_scalar(self.root_correction)
+            .add_scalar(self.epsilon);
         p.mul_scalar(self.keep) - m.clone().mul_scalar(self.step_size) / root
     }
 }
@@ -191,12 +225,21 @@ pub fn global_norm(gradients: &Gradients) -> (f64, Option<String>) {
 pub fn clip(gradients: &mut Gradients, norm: f64, max_norm: f64) {
     let factor = max_norm / (norm + 1e-6);
     if max_norm > 0.0 && factor < 1.0 {
-        let scaled = std::mem::take(gradients).into_iter().map(|(name, gradient)| {
-            let gradient = HostView::update(gradient, |values| {
-                values.par_iter_mut().with_min_len(1 << 14).for_each(|value| *value *= factor as f32);
+        let scaled = std::mem::take(gradients)
+            .into_iter()
+            .map(|(name, gradient)| {
+                let gradient = HostView::update(gradient, |values| {
+                    values
+                        .par_iter_mut()
+                        .with_min_len(1 << 14)
+                        .for_each(|value| *value *= factor as f32);
+                });
+                let gradient = match gradient {
+                    Updated::Changed(gradient) => gradient,
+                    Updated::Elsewhere(gradient) => gradient.mul_scalar(factor),
+                };
+                (name, gradient)
             });
-            (name, gradient.unwrap_or_else(|gradient| gradient.mul_scalar(factor)))
-        });
         *gradients = scaled.collect();
     }
 }
@@ -229,7 +272,10 @@ mod tests {
                 p[i] *= 1.0 - 0.01 * 0.1;
                 m[i] = 0.9 * m[i] + 0.1 * g;
                 v[i] = 0.99 * v[i] + 0.01 * g * g;
-                let (mh, vh) = (m[i] / (1.0 - 0.9_f64.powi(t)), v[i] / (1.0 - 0.99_f64.powi(t)));
+                let (mh, vh) = (
+                    m[i] / (1.0 - 0.9_f64.powi(t)),
+                    v[i] / (1.0 - 0.99_f64.powi(t)),
+                );
                 p[i] -= 0.01 * mh / (vh.sqrt() + 1e-8);
             }
         }
@@ -237,15 +283,24 @@ mod tests {
     }
 
     fn gradient(t: i32) -> Tensor<1> {
-        let values: Vec<f32> =
-            (0..3).map(|i| (f64::from(t + i).sin() * f64::from(i + 1)) as f32).collect();
+        let values: Vec<f32> = (0..3)
+            .map(|i| (f64::from(t + i).sin() * f64::from(i + 1)) as f32)
+            .collect();
         Tensor::from_data(values.as_slice(), &Device::flex())
     }
 
     #[test]
     fn both_forms_follow_the_definition_for_ten_steps() {
-        let adam = AdamW { beta2: 0.99, weight_decay: 0.1, ..AdamW::default() };
-        let mut param = Param::new("w", &[3], Tensor::from_data([1.0, -2.0, 0.5], &Device::flex()));
+        let adam = AdamW {
+            beta2: 0.99,
+            weight_decay: 0.1,
+            ..AdamW::default()
+        };
+        let mut param = Param::new(
+            "w",
+            &[3],
+            Tensor::from_data([1.0, -2.0, 0.5], &Device::flex()),
+        );
         param.set_trainable(true);
         let mut state = OptimizerState::default();
         let mut composed = param.plain();
@@ -253,19 +308,30 @@ mod tests {
         for t in 1..=10 {
             state.begin_update();
             state.update(&adam, 0.01, &mut param, gradient(t));
-            composed = Rule::new(&adam, 0.01, t as u64).composed(composed, gradient(t), &mut m, &mut v);
+            composed =
+                Rule::new(&adam, 0.01, t as u64).composed(composed, gradient(t), &mut m, &mut v);
         }
-        let expected: Vec<f32> = reference(10).into_iter().map(|value| value as f32).collect();
+        let expected: Vec<f32> = reference(10)
+            .into_iter()
+            .map(|value| value as f32)
+            .collect();
         let expected = burn::tensor::TensorData::new(expected, [3]);
-        param.plain().into_data().assert_approx_eq(&expected, Tolerance::<f32>::relative(1e-5));
-        composed.into_data().assert_approx_eq(&expected, Tolerance::<f32>::relative(1e-5));
+        param
+            .plain()
+            .into_data()
+            .assert_approx_eq(&expected, Tolerance::<f32>::relative(1e-5));
+        composed
+            .into_data()
+            .assert_approx_eq(&expected, Tolerance::<f32>::relative(1e-5));
     }
 
     #[test]
     fn clipping_uses_one_norm_for_all_tensors() {
         let tensor = |values: &[f32]| Tensor::<1>::from_data(values, &Device::flex());
-        let mut gradients =
-            Gradients::from([("a".to_owned(), tensor(&[3.0])), ("b".to_owned(), tensor(&[0.0, 4.0]))]);
+        let mut gradients = Gradients::from([
+            ("a".to_owned(), tensor(&[3.0])),
+            ("b".to_owned(), tensor(&[0.0, 4.0])),
+        ]);
         let (norm, broken) = global_norm(&gradients);
         assert!((norm - 5.0).abs() < 1e-9 && broken.is_none());
         clip(&mut gradients, norm, 1.0);

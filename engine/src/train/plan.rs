@@ -78,19 +78,30 @@ impl MemoryPlan {
         };
         let trainable = adapter.as_ref().map_or(base, |sizes| sizes.trained);
         let full = adapter.is_none();
-        let weights = if full { 4 * base } else { input.compute_bytes * base };
+        let weights = if full {
+            4 * base
+        } else {
+            input.compute_bytes * base
+        };
         let tokens = input.micro_batch * input.tokens;
         let c = input.config.hidden_size;
         let layers = input.config.num_hidden_layers;
         let block = input.block_floats() * tokens * input.compute_bytes;
-        let activations = if input.recompute { block + layers * tokens * c * input.compute_bytes } else { layers * block };
+        let activations = if input.recompute {
+            block + layers * tokens * c * input.compute_bytes
+        } else {
+            layers * block
+        };
         let head = input.head_bytes(full);
         let backward = tokens * (3 * input.config.intermediate_size + 2 * c) * input.compute_bytes;
         let mut components = vec![
             ("process", PROCESS),
             ("data", input.data_bytes),
             ("weights", weights as u64),
-            ("adapter", adapter.as_ref().map_or(0, |sizes| 4 * sizes.added as u64)),
+            (
+                "adapter",
+                adapter.as_ref().map_or(0, |sizes| 4 * sizes.added as u64),
+            ),
             ("gradients", 4 * trainable as u64),
             ("optimizer moments", 8 * trainable as u64),
             ("activations", activations as u64),
@@ -101,7 +112,11 @@ impl MemoryPlan {
         components.push(("allocator", (tensors as f64 * ALLOCATOR) as u64));
         components.retain(|(_, bytes)| *bytes > 0);
         let added = adapter.map_or(0, |sizes| sizes.added);
-        Ok(Self { parameters: base + added, trainable, components })
+        Ok(Self {
+            parameters: base + added,
+            trainable,
+            components,
+        })
     }
 
     /// Bytes of everything together.
@@ -118,7 +133,11 @@ impl PlanInput<'_> {
         let query = config.num_attention_heads * config.head_dim;
         let key = config.num_key_value_heads * config.head_dim;
         let kept = 4 * config.hidden_size + 3 * query + 2 * key + 3 * config.intermediate_size;
-        let scores = if self.on_host { 0 } else { 3 * config.num_attention_heads * self.tokens };
+        let scores = if self.on_host {
+            0
+        } else {
+            3 * config.num_attention_heads * self.tokens
+        };
         kept + scores
     }
 
@@ -142,11 +161,18 @@ fn adapter_sizes(config: &AdapterConfig, modules: &[Module]) -> Result<AdapterSi
     let resolution = resolve(config, modules)?.require_all()?;
     let mut added = 0;
     for target in &resolution.targets {
-        let (inputs, outputs) = (target.kind.rotated_inputs().unwrap_or(0), target.kind.outputs().unwrap_or(0));
+        let (inputs, outputs) = (
+            target.kind.rotated_inputs().unwrap_or(0),
+            target.kind.outputs().unwrap_or(0),
+        );
         added += match (target.rule, config) {
-            (TargetRule::Oft { block_size: b, blocks }, AdapterConfig::Oft(oft)) => {
-                (if oft.block_share { 1 } else { blocks }) * b * (b - 1) / 2
-            }
+            (
+                TargetRule::Oft {
+                    block_size: b,
+                    blocks,
+                },
+                AdapterConfig::Oft(oft),
+            ) => (if oft.block_share { 1 } else { blocks }) * b * (b - 1) / 2,
             (TargetRule::Lora { rank, .. }, AdapterConfig::Lora(lora)) => {
                 rank * (inputs + outputs) + if lora.use_dora { outputs } else { 0 }
             }
@@ -158,18 +184,30 @@ fn adapter_sizes(config: &AdapterConfig, modules: &[Module]) -> Result<AdapterSi
     for entry in saved {
         for module in modules {
             if module.name == *entry || module.name.ends_with(&format!(".{entry}")) {
-                whole += module.kind.rotated_inputs().unwrap_or(0) * module.kind.outputs().unwrap_or(0);
+                whole +=
+                    module.kind.rotated_inputs().unwrap_or(0) * module.kind.outputs().unwrap_or(0);
             }
         }
     }
-    Ok(AdapterSizes { added, trained: added + whole })
+    Ok(AdapterSizes {
+        added,
+        trained: added + whole,
+    })
 }
 
 impl fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let share = 100.0 * self.trainable as f64 / self.parameters as f64;
-        writeln!(f, "parameters            {:>16}", grouped(self.parameters as u64))?;
-        writeln!(f, "trainable parameters  {:>16}  ({share:.2} %)", grouped(self.trainable as u64))?;
+        writeln!(
+            f,
+            "parameters            {:>16}",
+            grouped(self.parameters as u64)
+        )?;
+        writeln!(
+            f,
+            "trainable parameters  {:>16}  ({share:.2} %)",
+            grouped(self.trainable as u64)
+        )?;
         writeln!(f, "memory plan")?;
         for (name, bytes) in &self.components {
             writeln!(f, "  {name:<26} {:>10}", size(*bytes))?;
@@ -227,7 +265,12 @@ mod tests {
             data_bytes: 0,
         };
         let plan = MemoryPlan::new(&input).unwrap();
-        let states: u64 = plan.components.iter().filter(|(name, _)| ["weights", "gradients", "optimizer moments"].contains(name)).map(|(_, b)| b).sum();
+        let states: u64 = plan
+            .components
+            .iter()
+            .filter(|(name, _)| ["weights", "gradients", "optimizer moments"].contains(name))
+            .map(|(_, b)| b)
+            .sum();
         assert_eq!(states, 16 * 6_738_415_616);
     }
 }

@@ -33,7 +33,11 @@ pub(super) struct Samples {
 
 impl Samples {
     /// Prompts from the recipe, else from the held-out rows, else from the training rows; those of an earlier start on resume.
-    pub(super) fn open(recipe: &Recipe, directory: &RunDir, setup: &Setup) -> Result<Self, Failure> {
+    pub(super) fn open(
+        recipe: &Recipe,
+        directory: &RunDir,
+        setup: &Setup,
+    ) -> Result<Self, Failure> {
         let sample = &recipe.sample;
         let sampling = Sampling {
             temperature: sample.temperature,
@@ -42,12 +46,16 @@ impl Samples {
             ..Sampling::default()
         };
         if let Ok(text) = std::fs::read_to_string(directory.path().join(FILE)) {
-            return Ok(Self { samples: serde_json::from_str(&text)?, sampling });
+            return Ok(Self {
+                samples: serde_json::from_str(&text)?,
+                sampling,
+            });
         }
         let prompts: Vec<Vec<u32>> = match &sample.prompts {
-            Some(prompts) => {
-                prompts.iter().map(|text| setup.tokenizer.encode(text, true)).collect::<Result<_, _>>()?
-            }
+            Some(prompts) => prompts
+                .iter()
+                .map(|text| setup.tokenizer.encode(text, true))
+                .collect::<Result<_, _>>()?,
             None => {
                 let held_out = setup.learner.eval.as_ref().unwrap_or(&setup.learner.train);
                 from_rows(held_out.dataset(), sample.count)
@@ -60,7 +68,11 @@ impl Samples {
             .filter(fits)
             .map(|ids| {
                 let prompt = setup.tokenizer.decode(&ids, true).unwrap_or_default();
-                Sample { prompt, ids, ..Sample::default() }
+                Sample {
+                    prompt,
+                    ids,
+                    ..Sample::default()
+                }
             })
             .collect();
         Ok(Self { samples, sampling })
@@ -69,14 +81,20 @@ impl Samples {
     /// Completes every prompt with the model as it is before the first step.
     pub(super) fn before(&mut self, model: &Llama, setup: &Setup) -> Result<(), Failure> {
         let texts = self.complete(model, setup)?;
-        self.samples.iter_mut().zip(texts).for_each(|(sample, text)| sample.before = Some(text));
+        self.samples
+            .iter_mut()
+            .zip(texts)
+            .for_each(|(sample, text)| sample.before = Some(text));
         Ok(())
     }
 
     /// Completes every prompt with the trained model.
     pub(super) fn after(&mut self, model: &Llama, setup: &Setup) -> Result<(), Failure> {
         let texts = self.complete(model, setup)?;
-        self.samples.iter_mut().zip(texts).for_each(|(sample, text)| sample.after = Some(text));
+        self.samples
+            .iter_mut()
+            .zip(texts)
+            .for_each(|(sample, text)| sample.after = Some(text));
         Ok(())
     }
 
@@ -84,10 +102,28 @@ impl Samples {
         if self.samples.is_empty() {
             return Ok(Vec::new());
         }
-        let prompts: Vec<Prompt> = self.samples.iter().enumerate().map(|(row, sample)| Prompt { row: row as u64, ids: sample.ids.clone() }).collect();
-        let completions = generate(model, Some(&setup.tokenizer), &prompts, &self.sampling, prompts.len(), &mut |_, _| ())
-            .map_err(Failure::run)?;
-        Ok(completions.into_iter().map(|completion| completion.text).collect())
+        let prompts: Vec<Prompt> = self
+            .samples
+            .iter()
+            .enumerate()
+            .map(|(row, sample)| Prompt {
+                row: row as u64,
+                ids: sample.ids.clone(),
+            })
+            .collect();
+        let completions = generate(
+            model,
+            Some(&setup.tokenizer),
+            &prompts,
+            &self.sampling,
+            prompts.len(),
+            &mut |_, _| (),
+        )
+        .map_err(Failure::run)?;
+        Ok(completions
+            .into_iter()
+            .map(|completion| completion.text)
+            .collect())
     }
 
     /// Leaves `samples.json` in the run directory.
@@ -98,7 +134,12 @@ impl Samples {
     /// Prints before and after next to each other.
     pub(super) fn print(&self, out: &mut dyn Write) -> std::io::Result<()> {
         for (index, sample) in self.samples.iter().enumerate() {
-            writeln!(out, "prompt {}: {}", index + 1, shorten(&sample.prompt, 2 * WIDTH - 8))?;
+            writeln!(
+                out,
+                "prompt {}: {}",
+                index + 1,
+                shorten(&sample.prompt, 2 * WIDTH - 8)
+            )?;
             writeln!(out, "{:<WIDTH$} | after", "before")?;
             let wrap = |text: &Option<String>| wrapped(text.as_deref().unwrap_or(""), WIDTH);
             let (before, after) = (wrap(&sample.before), wrap(&sample.after));
@@ -106,7 +147,11 @@ impl Samples {
                 let empty = String::new();
                 let left = before.get(line).unwrap_or(&empty);
                 let padding = " ".repeat(WIDTH.saturating_sub(left.chars().count()));
-                writeln!(out, "{left}{padding} | {}", after.get(line).unwrap_or(&empty))?;
+                writeln!(
+                    out,
+                    "{left}{padding} | {}",
+                    after.get(line).unwrap_or(&empty)
+                )?;
             }
             writeln!(out)?;
         }
@@ -118,9 +163,17 @@ impl Samples {
 fn from_rows(rows: &Dataset, count: usize) -> Vec<Vec<u32>> {
     let prompt = |index: usize| {
         let example = rows.example(index);
-        let end = example.labels.iter().position(|&label| label >= 0).unwrap_or(0);
+        let end = example
+            .labels
+            .iter()
+            .position(|&label| label >= 0)
+            .unwrap_or(0);
         // Rows without a prompt (plain text): their first quarter is one.
-        let end = if end <= 1 { (example.input_ids.len() / 4).max(1) } else { end };
+        let end = if end <= 1 {
+            (example.input_ids.len() / 4).max(1)
+        } else {
+            end
+        };
         example.input_ids[..end].to_vec()
     };
     (0..rows.len().min(count)).map(prompt).collect()
@@ -128,7 +181,12 @@ fn from_rows(rows: &Dataset, count: usize) -> Vec<Vec<u32>> {
 
 /// The end of a text that is too long: prompts share their beginning.
 fn shorten(text: &str, width: usize) -> String {
-    let flat: Vec<char> = text.split_whitespace().collect::<Vec<_>>().join(" ").chars().collect();
+    let flat: Vec<char> = text
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
+        .chars()
+        .collect();
     if flat.len() <= width {
         return flat.into_iter().collect();
     }

@@ -53,18 +53,38 @@ mod tests {
 
     #[test]
     fn the_rates_of_the_papers_run_are_those_of_its_scheduler() {
-        let rate = LearningRate { peak: 2e-5, schedule: Schedule::Cosine, warmup: 278, total: 9258, min_ratio: 0.0 };
-        for (step, expected) in
-            [(0, 0.0), (1, 7.1942e-8), (277, 1.992_806e-5), (278, 2e-5), (4768, 1e-5), (9257, 6.119e-13)]
-        {
+        let rate = LearningRate {
+            peak: 2e-5,
+            schedule: Schedule::Cosine,
+            warmup: 278,
+            total: 9258,
+            min_ratio: 0.0,
+        };
+        for (step, expected) in [
+            (0, 0.0),
+            (1, 7.1942e-8),
+            (277, 1.992_806e-5),
+            (278, 2e-5),
+            (4768, 1e-5),
+            (9257, 6.119e-13),
+        ] {
             let found = rate.at(step);
-            assert!((found - expected).abs() <= 1e-4 * expected, "step {step}: {found:e}, expected {expected:e}");
+            assert!(
+                (found - expected).abs() <= 1e-4 * expected,
+                "step {step}: {found:e}, expected {expected:e}"
+            );
         }
     }
 
     #[test]
     fn linear_reaches_its_floor_and_constant_never_falls() {
-        let mut rate = LearningRate { peak: 1.0, schedule: Schedule::Linear, warmup: 0, total: 10, min_ratio: 0.1 };
+        let mut rate = LearningRate {
+            peak: 1.0,
+            schedule: Schedule::Linear,
+            warmup: 0,
+            total: 10,
+            min_ratio: 0.1,
+        };
         assert_eq!(rate.at(0), 1.0);
         assert!((rate.at(10) - 0.1).abs() < 1e-12 && rate.at(50) == rate.at(10));
         rate.schedule = Schedule::Constant;

@@ -39,22 +39,39 @@ impl Setup {
         let device = device::open(&recipe.device)?;
         let compute = device.precision(asked_precision(recipe))?;
         let (config, directory) = architecture(recipe)?;
-        config.check_length(recipe.data.max_length).map_err(|error| {
-            Failure::usage(error).with_hint("lower `data.max_length` to what the model can place")
-        })?;
-        let verbosity = if quiet { Verbosity::Silent } else { Verbosity::Normal };
+        config
+            .check_length(recipe.data.max_length)
+            .map_err(|error| {
+                Failure::usage(error)
+                    .with_hint("lower `data.max_length` to what the model can place")
+            })?;
+        let verbosity = if quiet {
+            Verbosity::Silent
+        } else {
+            Verbosity::Normal
+        };
         let tokenizer = load_tokenizer(recipe)?;
-        let tokenizer_directory = recipe.model.tokenizer_source().map(hub::resolve_model).transpose()?;
+        let tokenizer_directory = recipe
+            .model
+            .tokenizer_source()
+            .map(hub::resolve_model)
+            .transpose()?;
         let (train, eval) = train_and_eval_sets(recipe, &tokenizer, verbosity)?;
         check_vocabulary(&config, &train, &tokenizer)?;
         if !quiet {
             note(&train.report().to_string());
         }
-        let adapter = peft_config(recipe, &config.modules(), recipe.model.path.as_deref().unwrap_or_default())?;
+        let adapter = peft_config(
+            recipe,
+            &config.modules(),
+            recipe.model.path.as_deref().unwrap_or_default(),
+        )?;
         let mut model = load_model(recipe, config, directory.as_deref(), compute, &device)?;
         prepare_parameters(recipe, &mut model, adapter.as_ref())?;
         let train = Loader::new(train, loader_config(recipe, &tokenizer, true))?;
-        let eval = eval.map(|set| Loader::new(set, loader_config(recipe, &tokenizer, false))).transpose()?;
+        let eval = eval
+            .map(|set| Loader::new(set, loader_config(recipe, &tokenizer, false)))
+            .transpose()?;
         let total = total_steps(recipe, &train);
         let options = trainer_options(recipe, total);
         let learner = LanguageLearner {
@@ -65,7 +82,14 @@ impl Setup {
             recompute: recipe.train.gradient_checkpointing,
             seed: recipe.seed,
         };
-        Ok(Self { learner, options, adapter, device, tokenizer, tokenizer_directory })
+        Ok(Self {
+            learner,
+            options,
+            adapter,
+            device,
+            tokenizer,
+            tokenizer_directory,
+        })
     }
 
     pub(super) fn data_fingerprint(&self) -> String {
@@ -74,7 +98,9 @@ impl Setup {
 
     /// Copies the tokenizer beside a saved model, so that the directory can be used alone.
     pub(super) fn copy_tokenizer(&self, target: &Path) -> Result<(), Failure> {
-        let Some(source) = &self.tokenizer_directory else { return Ok(()) };
+        let Some(source) = &self.tokenizer_directory else {
+            return Ok(());
+        };
         for name in [
             "tokenizer.json",
             "tokenizer.model",
@@ -115,8 +141,11 @@ fn architecture(recipe: &Recipe) -> Result<(LlamaConfig, Option<PathBuf>), Failu
         if expected.tensors() != config.tensors() {
             let found = grouped(config.parameter_count() as u64);
             let wanted = grouped(expected.parameter_count() as u64);
-            let message = format!("`{spec}` has {found} parameters in other shapes than preset `{preset}` ({wanted})");
-            return Err(Failure::usage(message).with_hint("correct `model.preset`, or remove it: config.json decides"));
+            let message = format!(
+                "`{spec}` has {found} parameters in other shapes than preset `{preset}` ({wanted})"
+            );
+            return Err(Failure::usage(message)
+                .with_hint("correct `model.preset`, or remove it: config.json decides"));
         }
     }
     Ok((config, Some(directory)))
@@ -129,7 +158,9 @@ fn random_architecture(recipe: &Recipe) -> Result<LlamaConfig, Failure> {
             let text = std::fs::read_to_string(file)?;
             Ok(LlamaConfig::from_json(&serde_json::from_str(&text)?)?)
         }
-        (None, None) => Err(Failure::usage("`model.init = \"random\"` needs `model.preset` or `model.config`")),
+        (None, None) => Err(Failure::usage(
+            "`model.init = \"random\"` needs `model.preset` or `model.config`",
+        )),
     }
 }
 
@@ -143,7 +174,12 @@ fn load_model(
     // Full fine-tuning keeps f32 weights and computes in them: a bf16 weight loses small updates.
     match directory {
         Some(directory) => Ok(Llama::load(directory, compute, &device.device)?),
-        None => Ok(Llama::random(config, compute, &device.device, &random_source(recipe.seed))),
+        None => Ok(Llama::random(
+            config,
+            compute,
+            &device.device,
+            &random_source(recipe.seed),
+        )),
     }
 }
 
@@ -152,13 +188,21 @@ fn random_source(seed: u64) -> RandomSource {
     RandomSource::new(move |purpose| random::rng(seed, &format!("init {purpose}"), 0, 0))
 }
 
-fn prepare_parameters(recipe: &Recipe, model: &mut Llama, adapter: Option<&AdapterConfig>) -> Result<(), Failure> {
+fn prepare_parameters(
+    recipe: &Recipe,
+    model: &mut Llama,
+    adapter: Option<&AdapterConfig>,
+) -> Result<(), Failure> {
     let Some(config) = adapter else {
         model.visit_mut(&mut |param| param.set_trainable(true));
         return Ok(());
     };
     let source = random_source(recipe.seed);
-    let warnings = match recipe.adapter.as_ref().and_then(|adapter| adapter.init_from.as_ref()) {
+    let warnings = match recipe
+        .adapter
+        .as_ref()
+        .and_then(|adapter| adapter.init_from.as_ref())
+    {
         None => attach(model, config, &source)?,
         Some(directory) => {
             let (file, _) = temper_adapters::peft::AdapterFile::load(Path::new(directory))?;
@@ -170,21 +214,36 @@ fn prepare_parameters(recipe: &Recipe, model: &mut Llama, adapter: Option<&Adapt
 }
 
 /// Every id of the data must have a row in the embedding, and the tokenizer must be the model's.
-fn check_vocabulary(config: &LlamaConfig, data: &Dataset, tokenizer: &Tokenizer) -> Result<(), Failure> {
-    let largest = (0..data.len()).flat_map(|i| data.example(i).input_ids.iter().copied()).max().unwrap_or(0);
+fn check_vocabulary(
+    config: &LlamaConfig,
+    data: &Dataset,
+    tokenizer: &Tokenizer,
+) -> Result<(), Failure> {
+    let largest = (0..data.len())
+        .flat_map(|i| data.example(i).input_ids.iter().copied())
+        .max()
+        .unwrap_or(0);
     if (largest as usize) < config.vocab_size {
         return Ok(());
     }
     let size = format!(" (the tokenizer has {})", tokenizer.vocab_size());
-    let message = format!("the data holds token id {largest}, the model has {} embeddings{size}", config.vocab_size);
-    Err(Failure::run(message).with_hint("use the model's own tokenizer, or a model whose embedding was extended"))
+    let message = format!(
+        "the data holds token id {largest}, the model has {} embeddings{size}",
+        config.vocab_size
+    );
+    Err(Failure::run(message)
+        .with_hint("use the model's own tokenizer, or a model whose embedding was extended"))
 }
 
 fn loader_config(recipe: &Recipe, tokenizer: &Tokenizer, training: bool) -> LoaderConfig {
     let data: &Data = &recipe.data;
     LoaderConfig {
         seed: recipe.seed,
-        batch_size: if training { recipe.train.batch_size } else { recipe.train.micro_batch_size },
+        batch_size: if training {
+            recipe.train.batch_size
+        } else {
+            recipe.train.micro_batch_size
+        },
         micro_batch_size: recipe.train.micro_batch_size,
         packing: training && data.packing,
         max_length: data.max_length,
@@ -252,8 +311,13 @@ pub(super) fn same_recipe(recipe: &Recipe, stored: &Path) -> Result<(), Failure>
     if changed.is_empty() && new == old_text {
         return Ok(());
     }
-    let message = format!("the recipe differs from the one in `{}`: {}", stored.display(), changed.join("; "));
-    Err(Failure::usage(message).with_hint("undo the change to resume, or start a new run in another `run.dir`"))
+    let message = format!(
+        "the recipe differs from the one in `{}`: {}",
+        stored.display(),
+        changed.join("; ")
+    );
+    Err(Failure::usage(message)
+        .with_hint("undo the change to resume, or start a new run in another `run.dir`"))
 }
 
 /// Prints parameters, steps, tokens and memory of a run without reading a weight.
@@ -262,9 +326,14 @@ pub(super) fn same_recipe(recipe: &Recipe, stored: &Path) -> Result<(), Failure>
 /// What would also keep the run from starting, as far as it shows without weights.
 pub fn dry_run(recipe: &Recipe) -> Result<(), Failure> {
     let config = known_architecture(recipe)?;
-    let adapter = peft_config(recipe, &config.modules(), recipe.model.path.as_deref().unwrap_or_default())?;
+    let adapter = peft_config(
+        recipe,
+        &config.modules(),
+        recipe.model.path.as_deref().unwrap_or_default(),
+    )?;
     let data = DataPlan::new(recipe)?;
-    let on_host = device::open(&recipe.device).map_or(recipe.device == "cpu", |d| d.backend == Backend::Cpu);
+    let on_host =
+        device::open(&recipe.device).map_or(recipe.device == "cpu", |d| d.backend == Backend::Cpu);
     let half = match recipe.precision.compute {
         Compute::Bf16 | Compute::F16 => true,
         Compute::Auto => !on_host,
@@ -286,16 +355,32 @@ pub fn dry_run(recipe: &Recipe) -> Result<(), Failure> {
     writeln!(out, "{plan}")?;
     let total = match recipe.train.length() {
         Length::Steps(steps) => steps,
-        Length::Epochs(epochs) => (epochs * (data.rows as f64 / recipe.train.batch_size as f64).ceil()).ceil() as usize,
+        Length::Epochs(epochs) => {
+            (epochs * (data.rows as f64 / recipe.train.batch_size as f64).ceil()).ceil() as usize
+        }
     };
     let tokens = (total * recipe.train.batch_size) as f64 * data.mean_tokens;
-    writeln!(out, "rows                  {:>16}  ({})", grouped(data.rows as u64), data.source)?;
-    writeln!(out, "optimizer steps       {:>16}  ({} of warm-up)", grouped(total as u64), recipe.train.warmup(total))?;
+    writeln!(
+        out,
+        "rows                  {:>16}  ({})",
+        grouped(data.rows as u64),
+        data.source
+    )?;
+    writeln!(
+        out,
+        "optimizer steps       {:>16}  ({} of warm-up)",
+        grouped(total as u64),
+        recipe.train.warmup(total)
+    )?;
     writeln!(out, "tokens                {:>16}", grouped(tokens as u64))?;
     if let (true, Some(available)) = (on_host, available_bytes())
         && plan.total() > available
     {
-        writeln!(out, "this does not fit: {} are available", super::plan::size(available))?;
+        writeln!(
+            out,
+            "this does not fit: {} are available",
+            super::plan::size(available)
+        )?;
     }
     Ok(())
 }
@@ -305,7 +390,12 @@ fn known_architecture(recipe: &Recipe) -> Result<LlamaConfig, Failure> {
     if recipe.model.init == Init::Random {
         return random_architecture(recipe);
     }
-    let local = recipe.model.path.as_deref().map(Path::new).filter(|path| path.is_dir());
+    let local = recipe
+        .model
+        .path
+        .as_deref()
+        .map(Path::new)
+        .filter(|path| path.is_dir());
     match (local, &recipe.model.preset) {
         (Some(directory), _) => Ok(LlamaConfig::load(directory)?),
         (None, Some(preset)) => Ok(LlamaConfig::preset(preset)?),
@@ -330,22 +420,51 @@ impl DataPlan {
     fn new(recipe: &Recipe) -> Result<Self, Failure> {
         let length = recipe.data.max_length;
         if let [spec] = recipe.data.path.as_slice()
-            && let Some(&(name, rows, mean_tokens)) = PUBLISHED.iter().find(|(name, ..)| spec.split('@').next() == Some(name))
+            && let Some(&(name, rows, mean_tokens)) = PUBLISHED
+                .iter()
+                .find(|(name, ..)| spec.split('@').next() == Some(name))
             && !Path::new(spec).exists()
         {
-            let rows = if recipe.data.limit > 0 { rows.min(recipe.data.limit) } else { rows };
+            let rows = if recipe.data.limit > 0 {
+                rows.min(recipe.data.limit)
+            } else {
+                rows
+            };
             let source = format!("{name} as published, about {mean_tokens} tokens a row; not read");
-            return Ok(Self { rows, longest: length, longest_targets: length, mean_tokens, bytes: (rows as f64 * mean_tokens * 8.0) as u64, source });
+            return Ok(Self {
+                rows,
+                longest: length,
+                longest_targets: length,
+                mean_tokens,
+                bytes: (rows as f64 * mean_tokens * 8.0) as u64,
+                source,
+            });
         }
         let tokenizer = load_tokenizer(recipe)?;
-        let (train, _eval): (Arc<Dataset>, _) = train_and_eval_sets(recipe, &tokenizer, Verbosity::Silent)?;
+        let (train, _eval): (Arc<Dataset>, _) =
+            train_and_eval_sets(recipe, &tokenizer, Verbosity::Silent)?;
         let report = train.report();
-        let targets = |i: usize| train.example(i).labels.iter().filter(|&&label| label >= 0).count();
-        let longest = if recipe.data.packing { length } else { report.longest };
+        let targets = |i: usize| {
+            train
+                .example(i)
+                .labels
+                .iter()
+                .filter(|&&label| label >= 0)
+                .count()
+        };
+        let longest = if recipe.data.packing {
+            length
+        } else {
+            report.longest
+        };
         Ok(Self {
             rows: train.len(),
             longest,
-            longest_targets: if recipe.data.packing { length } else { (0..train.len()).map(targets).max().unwrap_or(0) },
+            longest_targets: if recipe.data.packing {
+                length
+            } else {
+                (0..train.len()).map(targets).max().unwrap_or(0)
+            },
             mean_tokens: report.tokens as f64 / train.len().max(1) as f64,
             bytes: report.tokens as u64 * 8,
             source: "after tokenisation".to_owned(),

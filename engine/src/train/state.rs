@@ -77,7 +77,10 @@ pub(crate) fn save(
         moments.push((format!("{name}.exp_avg_sq"), v));
     }
     save_safetensors(&writer.dir().join(OPTIMIZER), &moments, &metadata)?;
-    let state = State { position: position.clone(), updates: optimizer.updates };
+    let state = State {
+        position: position.clone(),
+        updates: optimizer.updates,
+    };
     writer.write(STATE, serde_json::to_string_pretty(&state)?.as_bytes())?;
     Ok(())
 }
@@ -92,12 +95,18 @@ struct State {
 ///
 /// # Errors
 /// When its tensors are not exactly the trained ones of `model`.
-pub(crate) fn load(directory: &Path, model: &mut dyn Adaptable) -> Result<(OptimizerState, Position), Failure> {
+pub(crate) fn load(
+    directory: &Path,
+    model: &mut dyn Adaptable,
+) -> Result<(OptimizerState, Position), Failure> {
     let text = std::fs::read(directory.join(STATE))?;
     let state: State = serde_json::from_slice(&text)?;
     let trained = Checkpoint::open(directory.join(TRAINED))?;
     let moments = Checkpoint::open(directory.join(OPTIMIZER))?;
-    let mut optimizer = OptimizerState { updates: state.updates, ..OptimizerState::default() };
+    let mut optimizer = OptimizerState {
+        updates: state.updates,
+        ..OptimizerState::default()
+    };
     let mut outcome: Result<usize, WeightsError> = Ok(0);
     model.visit_mut(&mut |param| {
         let Ok(count) = outcome else { return };
@@ -110,14 +119,19 @@ pub(crate) fn load(directory: &Path, model: &mut dyn Adaptable) -> Result<(Optim
             let values = trained.read_f32(param.name())?;
             let n = values.len();
             param.set(Tensor::from_data(TensorData::new(values, [n]), &device));
-            let [m, v] = ["exp_avg", "exp_avg_sq"].map(|slot| moments.read_f32(&format!("{}.{slot}", param.name())));
+            let [m, v] = ["exp_avg", "exp_avg_sq"]
+                .map(|slot| moments.read_f32(&format!("{}.{slot}", param.name())));
             let (m, v) = (m?, v?);
             let on_host = HostView::view(&param.plain()).is_some();
             let entry = if on_host {
                 Moments::Host { m, v }
             } else {
-                let tensor = |values: Vec<f32>| Tensor::from_data(TensorData::new(values, [n]), &device);
-                Moments::Device { m: tensor(m), v: tensor(v) }
+                let tensor =
+                    |values: Vec<f32>| Tensor::from_data(TensorData::new(values, [n]), &device);
+                Moments::Device {
+                    m: tensor(m),
+                    v: tensor(v),
+                }
             };
             optimizer.moments.insert(param.name().to_owned(), entry);
             Ok(count + 1)
@@ -126,8 +140,13 @@ pub(crate) fn load(directory: &Path, model: &mut dyn Adaptable) -> Result<(Optim
     });
     let count = outcome?;
     if count != trained.len() {
-        let message = format!("the checkpoint has {} trained tensors, the recipe trains {count}", trained.len());
-        return Err(Failure::run(message).with_hint("resume with the recipe the run was started with"));
+        let message = format!(
+            "the checkpoint has {} trained tensors, the recipe trains {count}",
+            trained.len()
+        );
+        return Err(
+            Failure::run(message).with_hint("resume with the recipe the run was started with")
+        );
     }
     Ok((optimizer, state.position))
 }

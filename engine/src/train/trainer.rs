@@ -11,7 +11,8 @@ use super::schedule::LearningRate;
 use super::state::{self, Position};
 use crate::Failure;
 use crate::run::{
-    CheckpointStore, EvalMetric, EventWriter, Metric, MetricsWriter, Progress, Row, RunDir, Signals, resident_bytes,
+    CheckpointStore, EvalMetric, EventWriter, Metric, MetricsWriter, Progress, Row, RunDir,
+    Signals, resident_bytes,
 };
 
 /// How a run is driven.
@@ -74,10 +75,15 @@ impl Trainer<'_> {
             self.step(first)?;
             let step = self.position.step;
             let due = |every: u64| every > 0 && step.is_multiple_of(every);
-            let stop = if due(self.options.eval_every) && step < total { self.evaluate_and_judge()? } else { false };
+            let stop = if due(self.options.eval_every) && step < total {
+                self.evaluate_and_judge()?
+            } else {
+                false
+            };
             let signal = self.signals.stop_requested();
             let save_now = self.signals.take_save_request();
-            if due(self.options.save_every) || save_now || signal.is_some() || stop || step == total {
+            if due(self.options.save_every) || save_now || signal.is_some() || stop || step == total
+            {
                 self.save()?;
             }
             if let Some(signal) = signal {
@@ -111,7 +117,12 @@ impl Trainer<'_> {
             self.timed.1 += report.tokens;
         }
         self.advance(&report, seconds);
-        if self.position.step.is_multiple_of(self.options.log_every.max(1)) || self.position.step == self.options.rate.total {
+        if self
+            .position
+            .step
+            .is_multiple_of(self.options.log_every.max(1))
+            || self.position.step == self.options.rate.total
+        {
             self.log(&report, [lr, norm, seconds])?;
         }
         let speed = report.tokens as f64 / seconds;
@@ -125,9 +136,18 @@ impl Trainer<'_> {
         if missing.is_empty() && !gradients.is_empty() {
             return Ok(());
         }
-        let shown = missing.iter().take(4).cloned().collect::<Vec<_>>().join("`, `");
-        let message = format!("{} trained tensors got no gradient: `{shown}`", missing.len());
-        Err(Failure::run(message).with_hint("the batch may hold no target token; see `temper data preview`"))
+        let shown = missing
+            .iter()
+            .take(4)
+            .cloned()
+            .collect::<Vec<_>>()
+            .join("`, `");
+        let message = format!(
+            "{} trained tensors got no gradient: `{shown}`",
+            missing.len()
+        );
+        Err(Failure::run(message)
+            .with_hint("the batch may hold no target token; see `temper data preview`"))
     }
 
     fn update(&mut self, mut gradients: Gradients, lr: f64) {
@@ -151,7 +171,11 @@ impl Trainer<'_> {
         position.last_loss = report.loss;
     }
 
-    fn log(&mut self, report: &StepReport, [lr, grad_norm, seconds]: [f64; 3]) -> Result<(), Failure> {
+    fn log(
+        &mut self,
+        report: &StepReport,
+        [lr, grad_norm, seconds]: [f64; 3],
+    ) -> Result<(), Failure> {
         let tokens_per_second = report.tokens as f64 / seconds;
         let position = &self.position;
         self.metrics.write(&Row::Train(Metric {
@@ -176,7 +200,9 @@ impl Trainer<'_> {
 
     /// Held-out loss now, logged.
     pub(super) fn evaluate(&mut self) -> Result<Option<f64>, Failure> {
-        let Some(loss) = self.learner.evaluate()? else { return Ok(None) };
+        let Some(loss) = self.learner.evaluate()? else {
+            return Ok(None);
+        };
         let position = &self.position;
         self.metrics.write(&Row::Eval(EvalMetric {
             step: position.step,
@@ -191,7 +217,9 @@ impl Trainer<'_> {
 
     /// Whether the run should stop: no better held-out loss for `patience` evaluations.
     fn evaluate_and_judge(&mut self) -> Result<bool, Failure> {
-        let Some(loss) = self.evaluate()? else { return Ok(false) };
+        let Some(loss) = self.evaluate()? else {
+            return Ok(false);
+        };
         let position = &mut self.position;
         if position.best.is_none_or(|(best, _)| loss < best) {
             position.best = Some((loss, position.step));
@@ -199,7 +227,10 @@ impl Trainer<'_> {
         } else {
             position.stale_evals += 1;
         }
-        Ok(self.options.patience.is_some_and(|patience| position.stale_evals >= patience))
+        Ok(self
+            .options
+            .patience
+            .is_some_and(|patience| position.stale_evals >= patience))
     }
 
     /// Writes a checkpoint of the present state.
@@ -207,8 +238,11 @@ impl Trainer<'_> {
         self.metrics.sync()?;
         let (model, optimizer, position) = (self.learner.model(), &self.optimizer, &self.position);
         let bytes = state::expected_bytes(model);
-        self.store.save(position.step, bytes, |writer| state::save(writer, model, optimizer, position))?;
-        self.store.keep_last(self.options.keep_last, position.best.map(|(_, step)| step))?;
+        self.store.save(position.step, bytes, |writer| {
+            state::save(writer, model, optimizer, position)
+        })?;
+        self.store
+            .keep_last(self.options.keep_last, position.best.map(|(_, step)| step))?;
         Ok(())
     }
 
@@ -218,7 +252,8 @@ impl Trainer<'_> {
         let model: &dyn Adaptable = self.learner.model();
         let mut first = None;
         model.visit(&mut |param| {
-            let bad = |tensor: burn::tensor::Tensor<1>| !tensor.sum().into_scalar::<f32>().is_finite();
+            let bad =
+                |tensor: burn::tensor::Tensor<1>| !tensor.sum().into_scalar::<f32>().is_finite();
             if first.is_none() && param.is_trainable() && bad(param.plain()) {
                 first = Some(format!("parameter `{}`", param.name()));
             }
@@ -239,7 +274,10 @@ impl Trainer<'_> {
             Ok(()) => format!("the state before it is saved as step {step}"),
             Err(failure) => format!("the state before it could NOT be saved: {failure}"),
         };
-        let message = format!("step {} is not finite (loss {loss}, first in the {place}); examples {rows}; {kept}", step + 1);
+        let message = format!(
+            "step {} is not finite (loss {loss}, first in the {place}); examples {rows}; {kept}",
+            step + 1
+        );
         Failure::run(message).with_hint("lower `train.lr`, set `train.max_grad_norm`, or look at the examples with `temper data preview`")
     }
 }

@@ -4,13 +4,20 @@ use burn::tensor::{Device, FloatDType};
 use temper_adapters::{Adaptable, Parameters};
 use temper_models::{Gradients, IGNORE, Llama, TokenBatch};
 
-use super::toy::{self, Method, batch, distance, gradient_error, gradients as loss_and_gradients, relative_error, values};
+use super::toy::{
+    self, Method, batch, distance, gradient_error, gradients as loss_and_gradients, relative_error,
+    values,
+};
 use super::{Check, Report};
 use crate::Failure;
 use crate::train::{AdamW, OptimizerState};
 
 fn check(report: Report<'_>, name: impl Into<String>, error: f64, tolerance: f64) {
-    report(Check { name: name.into(), error, tolerance });
+    report(Check {
+        name: name.into(),
+        error,
+        tolerance,
+    });
 }
 
 /// Analytic directional derivatives against central differences, for every kind of trained tensor.
@@ -32,32 +39,63 @@ pub(super) fn gradients(device: &Device, report: Report<'_>) -> Result<(), Failu
                 worst = (error, name);
             }
         }
-        let short = worst.1.rsplit_once('.').map_or(worst.1.as_str(), |(head, _)| head);
-        let short = short.trim_start_matches("base_model.model.").trim_start_matches("model.");
-        check(report, format!("gradient check, {} (worst: {short})", method.name()), worst.0, 2e-2);
+        let short = worst
+            .1
+            .rsplit_once('.')
+            .map_or(worst.1.as_str(), |(head, _)| head);
+        let short = short
+            .trim_start_matches("base_model.model.")
+            .trim_start_matches("model.");
+        check(
+            report,
+            format!("gradient check, {} (worst: {short})", method.name()),
+            worst.0,
+            2e-2,
+        );
     }
     Ok(())
 }
 
-fn directional_error(model: &mut Llama, rows: &TokenBatch, name: &str, sums: &Gradients) -> Result<f64, Failure> {
+fn directional_error(
+    model: &mut Llama,
+    rows: &TokenBatch,
+    name: &str,
+    sums: &Gradients,
+) -> Result<f64, Failure> {
     let gradient = values(sums[name].clone());
-    let size = gradient.iter().map(|g| f64::from(g * g)).sum::<f64>().sqrt();
+    let size = gradient
+        .iter()
+        .map(|g| f64::from(g * g))
+        .sum::<f64>()
+        .sqrt();
     if size < 1e-7 {
         return Ok(0.0);
     }
     // Along the gradient itself the slope is its norm, far above rounding.
     let device = model.device();
-    let direction: Vec<f32> = gradient.iter().map(|g| (f64::from(*g) / size) as f32).collect();
+    let direction: Vec<f32> = gradient
+        .iter()
+        .map(|g| (f64::from(*g) / size) as f32)
+        .collect();
     let n = direction.len();
-    let direction = burn::tensor::Tensor::<1>::from_data(burn::tensor::TensorData::new(direction, [n]), &device);
+    let direction = burn::tensor::Tensor::<1>::from_data(
+        burn::tensor::TensorData::new(direction, [n]),
+        &device,
+    );
     let mut original = None;
     model.visit(&mut |param| {
         if param.name() == name {
             original = Some(param.plain());
         }
     });
-    let Some(original) = original else { return Ok(f64::INFINITY) };
-    let norm = values(original.clone()).iter().map(|v| f64::from(v * v)).sum::<f64>().sqrt();
+    let Some(original) = original else {
+        return Ok(f64::INFINITY);
+    };
+    let norm = values(original.clone())
+        .iter()
+        .map(|v| f64::from(v * v))
+        .sum::<f64>()
+        .sqrt();
     let step = (3e-3 * norm).clamp(1e-3, 3e-2);
     let mut at = |shift: f64| -> Result<f64, Failure> {
         model.visit_mut(&mut |param| {
@@ -65,7 +103,12 @@ fn directional_error(model: &mut Llama, rows: &TokenBatch, name: &str, sums: &Gr
                 param.set(original.clone() + direction.clone().mul_scalar(shift));
             }
         });
-        Ok(f64::from(model.frozen().loss(rows, 1.0 / rows.targets() as f64)?.into_scalar::<f32>()))
+        Ok(f64::from(
+            model
+                .frozen()
+                .loss(rows, 1.0 / rows.targets() as f64)?
+                .into_scalar::<f32>(),
+        ))
     };
     let slope = (at(step)? - at(-step)?) / (2.0 * step);
     at(0.0)?;
@@ -87,8 +130,18 @@ pub(super) fn accumulation(device: &Device, report: Report<'_>) -> Result<(), Fa
             let value = model.accumulate(&part, 1.0 / rows.targets() as f64, false, &mut parts)?;
             sum += f64::from(value.into_scalar::<f32>());
         }
-        check(report, format!("accumulation, {}: loss of 1x8 = 8x1", method.name()), (loss - sum).abs() / loss, 1e-6);
-        check(report, format!("accumulation, {}: gradients of 1x8 = 8x1", method.name()), distance(&parts, &whole), 1e-6);
+        check(
+            report,
+            format!("accumulation, {}: loss of 1x8 = 8x1", method.name()),
+            (loss - sum).abs() / loss,
+            1e-6,
+        );
+        check(
+            report,
+            format!("accumulation, {}: gradients of 1x8 = 8x1", method.name()),
+            distance(&parts, &whole),
+            1e-6,
+        );
     }
     Ok(())
 }
@@ -100,7 +153,12 @@ pub(super) fn recomputation(device: &Device, report: Report<'_>) -> Result<(), F
         let model = method.model(FloatDType::F32, device)?;
         let (_, whole) = loss_and_gradients(&model, &rows, false)?;
         let (_, segments) = loss_and_gradients(&model, &rows, true)?;
-        check(report, format!("gradient checkpointing, {}", method.name()), gradient_error(&segments, &whole), 1e-6);
+        check(
+            report,
+            format!("gradient checkpointing, {}", method.name()),
+            gradient_error(&segments, &whole),
+            1e-6,
+        );
     }
     Ok(())
 }
@@ -119,7 +177,9 @@ pub(super) fn packing(device: &Device, report: Report<'_>) -> Result<(), Failure
             }
             batch.labels[window[0]] = IGNORE;
         }
-        (0..12).filter(|t| !only.contains(t)).for_each(|t| batch.labels[t] = IGNORE);
+        (0..12)
+            .filter(|t| !only.contains(t))
+            .for_each(|t| batch.labels[t] = IGNORE);
         batch
     };
     let loss = |batch: &TokenBatch| -> Result<f64, Failure> {
@@ -130,25 +190,48 @@ pub(super) fn packing(device: &Device, report: Report<'_>) -> Result<(), Failure
     changed[..5].fill(33);
     changed[9..].fill(44);
     let after = loss(&packed(&changed, 5..9))?;
-    check(report, "packing: other documents changed, this loss moved by", (before - after).abs(), 0.0);
+    check(
+        report,
+        "packing: other documents changed, this loss moved by",
+        (before - after).abs(),
+        0.0,
+    );
     let mut alone = 0.0;
     for window in [0..5, 5..9, 9..12] {
-        alone += loss(&TokenBatch::unpadded([1, window.len()], ids[window].to_vec()))?;
+        alone += loss(&TokenBatch::unpadded(
+            [1, window.len()],
+            ids[window].to_vec(),
+        ))?;
     }
     let together = loss(&packed(&ids, 0..12))?;
-    check(report, "packing: loss of a packed row = documents alone", (together - alone).abs() / alone, 1e-6);
+    check(
+        report,
+        "packing: loss of a packed row = documents alone",
+        (together - alone).abs() / alone,
+        1e-6,
+    );
     Ok(())
 }
 
 /// Folding an adapter into the weights changes no logit.
 pub(super) fn merge(device: &Device, report: Report<'_>) -> Result<(), Failure> {
     let ids = toy::batch(1).input_ids;
-    for method in [Method::OftSeries, Method::OftExact, Method::Lora, Method::Dora] {
+    for method in [
+        Method::OftSeries,
+        Method::OftExact,
+        Method::Lora,
+        Method::Dora,
+    ] {
         let mut model = method.model(FloatDType::F32, device)?.frozen();
         let before = values(model.logits(&ids, [1, toy::TOKENS])?);
         Adaptable::merge(&mut model);
         let after = values(model.logits(&ids, [1, toy::TOKENS])?);
-        check(report, format!("merge, {}: logits", method.name()), relative_error(&after, &before), 1e-5);
+        check(
+            report,
+            format!("merge, {}: logits", method.name()),
+            relative_error(&after, &before),
+            1e-5,
+        );
     }
     Ok(())
 }
@@ -160,7 +243,10 @@ pub(super) fn audit(device: &Device, report: Report<'_>) -> Result<(), Failure> 
         let snapshot = |model: &Llama| {
             let mut all = std::collections::BTreeMap::new();
             model.visit(&mut |param| {
-                all.insert(param.name().to_owned(), (values(param.plain()), param.is_trainable()));
+                all.insert(
+                    param.name().to_owned(),
+                    (values(param.plain()), param.is_trainable()),
+                );
             });
             all
         };
@@ -174,9 +260,19 @@ pub(super) fn audit(device: &Device, report: Report<'_>) -> Result<(), Failure> 
             }
         });
         let after = snapshot(&model);
-        let wrong = |(name, (old, trained)): (&String, &(Vec<f32>, bool))| (after[name].0 != *old) != *trained;
+        let wrong = |(name, (old, trained)): (&String, &(Vec<f32>, bool))| {
+            (after[name].0 != *old) != *trained
+        };
         let count = before.iter().filter(|entry| wrong(*entry)).count();
-        check(report, format!("audit, {}: tensors frozen that moved or trained that did not", method.name()), count as f64, 0.0);
+        check(
+            report,
+            format!(
+                "audit, {}: tensors frozen that moved or trained that did not",
+                method.name()
+            ),
+            count as f64,
+            0.0,
+        );
     }
     Ok(())
 }

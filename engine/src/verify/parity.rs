@@ -26,7 +26,9 @@ struct Place {
 impl Place {
     /// A leaf of the graph with fixed random values, `[rows, cols]`.
     fn leaf(&self, purpose: &str, rows: usize, cols: usize) -> Tensor<2> {
-        let plain = noise(purpose, rows * cols, 1.0, &self.device).reshape([rows, cols]).cast(self.dtype);
+        let plain = noise(purpose, rows * cols, 1.0, &self.device)
+            .reshape([rows, cols])
+            .cast(self.dtype);
         Tensor::from_inner(plain).require_grad()
     }
 }
@@ -34,11 +36,18 @@ impl Place {
 /// `Σ y · c` with fixed c, differentiated: values of y, then the gradient of each input, in f32.
 fn forward_and_backward(place: &Place, y: Tensor<2>, inputs: &[&Tensor<2>]) -> Vec<f32> {
     let [rows, cols] = y.dims();
-    let weights = noise("upstream", rows * cols, 1.0, &place.device).reshape([rows, cols]).cast(y.dtype());
+    let weights = noise("upstream", rows * cols, 1.0, &place.device)
+        .reshape([rows, cols])
+        .cast(y.dtype());
     let mut all = values(y.clone());
     let mut grads = (y * Tensor::from_inner(weights)).sum().backward();
     for input in inputs {
-        all.extend(input.grad_remove(&mut grads).map(values).unwrap_or_else(|| vec![f32::NAN]));
+        all.extend(
+            input
+                .grad_remove(&mut grads)
+                .map(values)
+                .unwrap_or_else(|| vec![f32::NAN]),
+        );
     }
     all
 }
@@ -66,17 +75,34 @@ fn gate(place: &Place) -> Vec<f32> {
 }
 
 fn grouped_attention(place: &Place) -> Vec<f32> {
-    let heads = Heads { query: 4, key_value: 2, width: 8 };
-    let (q, k, v) = (place.leaf("q", ROWS, 32), place.leaf("k", ROWS, 16), place.leaf("v", ROWS, 16));
+    let heads = Heads {
+        query: 4,
+        key_value: 2,
+        width: 8,
+    };
+    let (q, k, v) = (
+        place.leaf("q", ROWS, 32),
+        place.leaf("k", ROWS, 16),
+        place.leaf("v", ROWS, 16),
+    );
     let starts = [0, 0, 0, 0, 0, 5, 5, 5, 5, 9, 9, 9];
-    let positions: Vec<u32> = starts.iter().enumerate().map(|(t, s)| t as u32 - s).collect();
+    let positions: Vec<u32> = starts
+        .iter()
+        .enumerate()
+        .map(|(t, s)| t as u32 - s)
+        .collect();
     let layout = Layout::new([1, ROWS], &positions, &starts, &Rope::new(8, 1e4, None));
-    forward_and_backward(place, attention(q.clone(), k.clone(), v.clone(), heads, &layout), &[&q, &k, &v])
+    forward_and_backward(
+        place,
+        attention(q.clone(), k.clone(), v.clone(), heads, &layout),
+        &[&q, &k, &v],
+    )
 }
 
 fn rotation(place: &Place) -> Vec<f32> {
     let x = place.leaf("x", ROWS, WIDTH);
-    let r = Tensor::from_inner(noise("r", 4 * 64, 1.0, &place.device).cast(place.dtype)).require_grad();
+    let r =
+        Tensor::from_inner(noise("r", 4 * 64, 1.0, &place.device).cast(place.dtype)).require_grad();
     let y = rotate(x.clone(), &r.clone().reshape([4, 8, 8]));
     let mut all = forward_and_backward(place, y, &[&x]);
     all.truncate(2 * ROWS * WIDTH);
@@ -84,7 +110,8 @@ fn rotation(place: &Place) -> Vec<f32> {
 }
 
 fn cayley(place: &Place) -> Vec<f32> {
-    let packed = Tensor::from_inner(noise("packed", 4 * 28, 0.2, &place.device).reshape([4, 28])).require_grad();
+    let packed = Tensor::from_inner(noise("packed", 4 * 28, 0.2, &place.device).reshape([4, 28]))
+        .require_grad();
     let q = SkewPacking::new(8, &place.device).unpack(packed.clone());
     let both = Cayley::Exact.rotation(q.clone()) + Cayley::Neumann { terms: 5 }.rotation(q);
     forward_and_backward(place, both.reshape([32, 8]), &[&packed])
@@ -92,19 +119,29 @@ fn cayley(place: &Place) -> Vec<f32> {
 
 fn loss(place: &Place) -> Vec<f32> {
     let (h, w) = (place.leaf("h", ROWS, WIDTH), place.leaf("head", 64, WIDTH));
-    let labels: Vec<i32> = (0..ROWS as i32).map(|i| if i % 4 == 0 { -100 } else { i * 5 }).collect();
+    let labels: Vec<i32> = (0..ROWS as i32)
+        .map(|i| if i % 4 == 0 { -100 } else { i * 5 })
+        .collect();
     let loss = cross_entropy_sum(h.clone(), &w, &labels, 0.1);
     let mut all = values(loss.clone());
     let mut grads = loss.backward();
     for input in [&h, &w] {
-        all.extend(input.grad_remove(&mut grads).map(values).unwrap_or_else(|| vec![f32::NAN]));
+        all.extend(
+            input
+                .grad_remove(&mut grads)
+                .map(values)
+                .unwrap_or_else(|| vec![f32::NAN]),
+        );
     }
     all
 }
 
 fn embedding(place: &Place) -> Vec<f32> {
     let table = place.leaf("table", 64, WIDTH);
-    let ids = Tensor::<1, burn::tensor::Int>::from_data([3, 7, 3, 60, 0, 7, 7, 1, 2, 3, 4, 5], &place.device);
+    let ids = Tensor::<1, burn::tensor::Int>::from_data(
+        [3, 7, 3, 60, 0, 7, 7, 1, 2, 3, 4, 5],
+        &place.device,
+    );
     forward_and_backward(place, table.clone().select(0, ids), &[&table])
 }
 
@@ -114,8 +151,16 @@ fn adamw(place: &Place) -> Vec<f32> {
     let mut state = OptimizerState::default();
     for step in 0..3 {
         state.begin_update();
-        let adam = AdamW { weight_decay: 0.1, ..AdamW::default() };
-        state.update(&adam, 1e-2, &mut param, noise(&format!("g{step}"), 64, 1.0, &place.device));
+        let adam = AdamW {
+            weight_decay: 0.1,
+            ..AdamW::default()
+        };
+        state.update(
+            &adam,
+            1e-2,
+            &mut param,
+            noise(&format!("g{step}"), 64, 1.0, &place.device),
+        );
     }
     values(param.plain())
 }
@@ -143,13 +188,23 @@ fn tolerance(dtype: FloatDType, f32_tolerance: f64) -> f64 {
 }
 
 pub(super) fn operations(device: &OpenDevice, report: Report<'_>) {
-    let host = Place { device: Device::flex(), dtype: FloatDType::F32 };
+    let host = Place {
+        device: Device::flex(),
+        dtype: FloatDType::F32,
+    };
     for dtype in precisions(device) {
-        let place = Place { device: device.device.clone(), dtype };
+        let place = Place {
+            device: device.device.clone(),
+            dtype,
+        };
         for (name, operation) in OPERATIONS {
             let (found, expected) = (operation(&place), operation(&host));
             report(Check {
-                name: format!("parity {} {}: {name}", device.name, dtype_name(dtype.into())),
+                name: format!(
+                    "parity {} {}: {name}",
+                    device.name,
+                    dtype_name(dtype.into())
+                ),
                 error: relative_error(&found, &expected),
                 tolerance: tolerance(dtype, 1e-4),
             });
@@ -160,7 +215,11 @@ pub(super) fn operations(device: &OpenDevice, report: Report<'_>) {
 /// f32 on the host is the reference itself: only what differs from it is compared.
 fn precisions(device: &OpenDevice) -> Vec<FloatDType> {
     let host = device.backend == Backend::Cpu;
-    device.precisions().into_iter().filter(|&dtype| !(host && dtype == FloatDType::F32)).collect()
+    device
+        .precisions()
+        .into_iter()
+        .filter(|&dtype| !(host && dtype == FloatDType::F32))
+        .collect()
 }
 
 /// Loss and every gradient of one step, per method and precision.
@@ -168,14 +227,33 @@ pub(super) fn training_step(device: &OpenDevice, report: Report<'_>) -> Result<(
     let rows = batch(2);
     for dtype in precisions(device) {
         for method in [Method::Full, Method::OftSeries, Method::Lora] {
-            let (expected_loss, expected) = gradients(&method.model(FloatDType::F32, &Device::flex())?, &rows, false)?;
+            let (expected_loss, expected) = gradients(
+                &method.model(FloatDType::F32, &Device::flex())?,
+                &rows,
+                false,
+            )?;
             let (loss, found) = gradients(&method.model(dtype, &device.device)?, &rows, false)?;
-            let name = |what: &str| format!("parity {} {}: step, {}, {what}", device.name, dtype_name(dtype.into()), method.name());
+            let name = |what: &str| {
+                format!(
+                    "parity {} {}: step, {}, {what}",
+                    device.name,
+                    dtype_name(dtype.into()),
+                    method.name()
+                )
+            };
             let error = (loss - expected_loss).abs() / expected_loss;
-            report(Check { name: name("loss"), error, tolerance: tolerance(dtype, 1e-5) });
+            report(Check {
+                name: name("loss"),
+                error,
+                tolerance: tolerance(dtype, 1e-5),
+            });
             let error = gradient_error(&found, &expected);
             // Many roundings follow each other from the loss back to the first block.
-            report(Check { name: name("gradients"), error, tolerance: 4.0 * tolerance(dtype, 1e-4) });
+            report(Check {
+                name: name("gradients"),
+                error,
+                tolerance: 4.0 * tolerance(dtype, 1e-4),
+            });
         }
     }
     Ok(())

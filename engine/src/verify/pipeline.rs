@@ -19,7 +19,8 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn new(name: &str) -> Result<Self, Failure> {
-        let path = std::env::temp_dir().join(format!("temper-verify-{name}-{}", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("temper-verify-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&path)?;
         Ok(Self(path))
     }
@@ -41,13 +42,28 @@ pub(super) fn mask_and_eos(report: Report<'_>) -> Result<(), Failure> {
     std::fs::write(&file, rows)?;
     let loader = loader(&file, EOS)?;
     let step = loader.step(0)?;
-    let micro = token_batch(step.micro.into_iter().next().ok_or_else(|| Failure::run("no micro-batch"))?);
+    let micro = token_batch(
+        step.micro
+            .into_iter()
+            .next()
+            .ok_or_else(|| Failure::run("no micro-batch"))?,
+    );
     let shifted = micro.shifted_labels();
     let ends = shifted.iter().filter(|&&label| label == EOS as i32).count();
     let error = |found: usize, expected: usize| (found as f64 - expected as f64).abs();
-    report(Check { name: "mask: ends of rows that are targets (pad = EOS)".into(), error: error(ends, 2), tolerance: 0.0 });
-    report(Check { name: "mask: target tokens of a padded batch".into(), error: error(micro.targets(), 6), tolerance: 0.0 });
-    let model = Method::Full.model(FloatDType::F32, &Device::flex())?.frozen();
+    report(Check {
+        name: "mask: ends of rows that are targets (pad = EOS)".into(),
+        error: error(ends, 2),
+        tolerance: 0.0,
+    });
+    report(Check {
+        name: "mask: target tokens of a padded batch".into(),
+        error: error(micro.targets(), 6),
+        tolerance: 0.0,
+    });
+    let model = Method::Full
+        .model(FloatDType::F32, &Device::flex())?
+        .frozen();
     let before = model.loss(&micro, 1.0)?.into_scalar::<f32>();
     let mut changed = micro.clone();
     let columns = changed.shape[1];
@@ -57,14 +73,29 @@ pub(super) fn mask_and_eos(report: Report<'_>) -> Result<(), Failure> {
         }
     }
     let moved = f64::from((model.loss(&changed, 1.0)?.into_scalar::<f32>() - before).abs());
-    report(Check { name: "mask: other ids in the padding moved the loss by".into(), error: moved, tolerance: 0.0 });
+    report(Check {
+        name: "mask: other ids in the padding moved the loss by".into(),
+        error: moved,
+        tolerance: 0.0,
+    });
     Ok(())
 }
 
 fn loader(file: &Path, pad_id: u32) -> Result<Loader, Failure> {
-    let config = DataConfig { paths: vec![file.to_owned()], kind: DataKind::Tokens, cache: false, ..DataConfig::default() };
+    let config = DataConfig {
+        paths: vec![file.to_owned()],
+        kind: DataKind::Tokens,
+        cache: false,
+        ..DataConfig::default()
+    };
     let data = Dataset::prepare(&config, &Tokenizer::of_ids(64), &|_, _| ())?;
-    let options = LoaderConfig { batch_size: 2, micro_batch_size: 2, shuffle: false, pad_id, ..LoaderConfig::default() };
+    let options = LoaderConfig {
+        batch_size: 2,
+        micro_batch_size: 2,
+        shuffle: false,
+        pad_id,
+        ..LoaderConfig::default()
+    };
     Ok(Loader::new(Arc::new(data), options)?)
 }
 
@@ -79,18 +110,31 @@ pub(super) fn resume(device: &Device, exact: bool, report: Report<'_>) -> Result
         let mut state = OptimizerState::default();
         steps(&mut first, &mut state, 0..2)?;
         let mut store = CheckpointStore::open(&scratch.0.join(method.name().replace(' ', "-")))?;
-        let position = Position { step: 2, ..Position::default() };
-        let path = store.save(2, 1 << 20, |writer| save_state(writer, &first, &state, &position))?;
+        let position = Position {
+            step: 2,
+            ..Position::default()
+        };
+        let path = store.save(2, 1 << 20, |writer| {
+            save_state(writer, &first, &state, &position)
+        })?;
         let mut second = method.model(FloatDType::F32, device)?;
         let (mut state, _) = load_state(&path, &mut second)?;
         steps(&mut second, &mut state, 2..4)?;
         let name = format!("resume, {}: parameters after a checkpoint", method.name());
-        report(Check { name, error: distance(&straight, &second), tolerance: if exact { 0.0 } else { 1e-6 } });
+        report(Check {
+            name,
+            error: distance(&straight, &second),
+            tolerance: if exact { 0.0 } else { 1e-6 },
+        });
     }
     Ok(())
 }
 
-fn steps(model: &mut Llama, state: &mut OptimizerState, range: std::ops::Range<usize>) -> Result<(), Failure> {
+fn steps(
+    model: &mut Llama,
+    state: &mut OptimizerState,
+    range: std::ops::Range<usize>,
+) -> Result<(), Failure> {
     for step in range {
         let (_, mut sums) = gradients(model, &toy::row(&batch(4), step % 4), false)?;
         state.begin_update();
@@ -109,6 +153,11 @@ fn distance(a: &Llama, b: &Llama) -> f64 {
         all.insert(param.name().to_owned(), toy::values(param.plain()));
     });
     let mut worst = 0.0_f64;
-    b.visit(&mut |param| worst = worst.max(toy::relative_error(&toy::values(param.plain()), &all[param.name()])));
+    b.visit(&mut |param| {
+        worst = worst.max(toy::relative_error(
+            &toy::values(param.plain()),
+            &all[param.name()],
+        ))
+    });
     worst
 }

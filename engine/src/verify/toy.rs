@@ -50,7 +50,13 @@ pub(super) enum Method {
 }
 
 impl Method {
-    pub(super) const ALL: [Self; 5] = [Self::Full, Self::OftSeries, Self::OftExact, Self::Lora, Self::Dora];
+    pub(super) const ALL: [Self; 5] = [
+        Self::Full,
+        Self::OftSeries,
+        Self::OftExact,
+        Self::Lora,
+        Self::Dora,
+    ];
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -70,9 +76,11 @@ impl Method {
                 use_cayley_neumann: matches!(self, Self::OftSeries),
                 ..OftConfig::default()
             }),
-            Self::Lora | Self::Dora => {
-                AdapterConfig::Lora(LoraConfig { r: 4, use_dora: matches!(self, Self::Dora), ..LoraConfig::default() })
-            }
+            Self::Lora | Self::Dora => AdapterConfig::Lora(LoraConfig {
+                r: 4,
+                use_dora: matches!(self, Self::Dora),
+                ..LoraConfig::default()
+            }),
         };
         config.common_mut().target_modules = Some(ModulePattern::AllLinear);
         Some(config)
@@ -98,7 +106,12 @@ impl Method {
 }
 
 /// Normal numbers on a device, drawn on the host.
-pub(super) fn noise(purpose: &str, n: usize, deviation: f32, device: &Device) -> burn::tensor::Tensor<1> {
+pub(super) fn noise(
+    purpose: &str,
+    n: usize,
+    deviation: f32,
+    device: &Device,
+) -> burn::tensor::Tensor<1> {
     let values = source().normal(purpose, n, deviation);
     burn::tensor::Tensor::from_data(burn::tensor::TensorData::new(values, [n]), device)
 }
@@ -106,7 +119,10 @@ pub(super) fn noise(purpose: &str, n: usize, deviation: f32, device: &Device) ->
 /// `rows` rows of random ids; row `r` has a prompt of `2 + r % 5` tokens that are no targets.
 pub(super) fn batch(rows: usize) -> TokenBatch {
     let draws = source().uniform("ids", rows * TOKENS, 0.5);
-    let ids = draws.iter().map(|u| 3 + ((u + 0.5) * 60.0) as u32).collect();
+    let ids = draws
+        .iter()
+        .map(|u| 3 + ((u + 0.5) * 60.0) as u32)
+        .collect();
     let mut batch = TokenBatch::unpadded([rows, TOKENS], ids);
     for row in 0..rows {
         batch.labels[row * TOKENS..row * TOKENS + 2 + row % 5].fill(temper_models::IGNORE);
@@ -127,7 +143,11 @@ pub(super) fn row(batch: &TokenBatch, row: usize) -> TokenBatch {
 }
 
 /// Loss and gradients of one step over a batch.
-pub(super) fn gradients(model: &Llama, batch: &TokenBatch, recompute: bool) -> Result<(f64, Gradients), Failure> {
+pub(super) fn gradients(
+    model: &Llama,
+    batch: &TokenBatch,
+    recompute: bool,
+) -> Result<(f64, Gradients), Failure> {
     let mut sums = Gradients::new();
     let loss = model.accumulate(batch, 1.0 / batch.targets() as f64, recompute, &mut sums)?;
     Ok((f64::from(loss.into_scalar::<f32>()), sums))
@@ -135,7 +155,11 @@ pub(super) fn gradients(model: &Llama, batch: &TokenBatch, recompute: bool) -> R
 
 /// The values of a tensor.
 pub(super) fn values<const D: usize>(tensor: burn::tensor::Tensor<D>) -> Vec<f32> {
-    let tensor = if tensor.is_autodiff() { tensor.inner() } else { tensor };
+    let tensor = if tensor.is_autodiff() {
+        tensor.inner()
+    } else {
+        tensor
+    };
     tensor.into_data().iter::<f32>().collect()
 }
 
@@ -144,9 +168,19 @@ pub(super) fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
     if found.len() != expected.len() {
         return f64::INFINITY;
     }
-    let size = expected.iter().map(|v| f64::from(v.abs())).fold(1e-6, f64::max);
+    let size = expected
+        .iter()
+        .map(|v| f64::from(v.abs()))
+        .fold(1e-6, f64::max);
     let difference = |(a, b): (&f32, &f32)| f64::from((a - b).abs());
-    let worst = found.iter().zip(expected).map(difference).fold(0.0, |a: f64, b| if b.is_nan() { f64::INFINITY } else { a.max(b) });
+    let worst = found
+        .iter()
+        .zip(expected)
+        .map(difference)
+        .fold(
+            0.0,
+            |a: f64, b| if b.is_nan() { f64::INFINITY } else { a.max(b) },
+        );
     worst / size
 }
 
@@ -167,10 +201,14 @@ pub(super) fn distance(found: &Gradients, expected: &Gradients) -> f64 {
     if found.len() != expected.len() {
         return f64::INFINITY;
     }
-    let square = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v) * f64::from(v)).sum::<f64>();
+    let square = |values: &mut dyn Iterator<Item = f32>| {
+        values.map(|v| f64::from(v) * f64::from(v)).sum::<f64>()
+    };
     let (mut apart, mut size) = (0.0, 0.0);
     for (name, expected) in expected {
-        let Some(found) = found.get(name) else { return f64::INFINITY };
+        let Some(found) = found.get(name) else {
+            return f64::INFINITY;
+        };
         let (found, expected) = (values(found.clone()), values(expected.clone()));
         apart += square(&mut found.iter().zip(&expected).map(|(a, b)| a - b));
         size += square(&mut expected.into_iter());

@@ -407,7 +407,7 @@ impl LlamaConfig {
         )];
         for layer in 0..self.num_hidden_layers {
             let mut add = |name: &str, shape: Vec<usize>| {
-                tensors.push((format!("model.layers.{layer}.{name}.weight"), shape))
+                tensors.push((format!("model.layers.{layer}.{name}.weight"), shape));
             };
             add("input_layernorm", vec![c]);
             add("self_attn.q_proj", vec![q, c]);

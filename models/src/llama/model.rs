@@ -23,6 +23,45 @@ pub struct Block {
 }
 
 impl Block {
+    fn build<E>(
+        config: &LlamaConfig,
+        layer: usize,
+        take: &mut impl FnMut(String) -> Result<Param, E>,
+    ) -> Result<Self, E> {
+        let at = |name: &str| format!("model.layers.{layer}.{name}");
+        let mut linear = |name: &str| {
+            Ok(AdaptedLinear::new(
+                at(name),
+                take(format!("{}.weight", at(name)))?,
+                None,
+            ))
+        };
+        let [q_proj, k_proj] = [linear("self_attn.q_proj")?, linear("self_attn.k_proj")?];
+        let [v_proj, o_proj] = [linear("self_attn.v_proj")?, linear("self_attn.o_proj")?];
+        let [gate_proj, up_proj, down_proj] = [
+            linear("mlp.gate_proj")?,
+            linear("mlp.up_proj")?,
+            linear("mlp.down_proj")?,
+        ];
+        Ok(Self {
+            input_layernorm: take(at("input_layernorm.weight"))?,
+            q_proj,
+            k_proj,
+            v_proj,
+            o_proj,
+            post_attention_layernorm: take(at("post_attention_layernorm.weight"))?,
+            gate_proj,
+            up_proj,
+            down_proj,
+            heads: Heads {
+                query: config.num_attention_heads,
+                key_value: config.num_key_value_heads,
+                width: config.head_dim,
+            },
+            eps: config.rms_norm_eps,
+        })
+    }
+
     /// `x: [N, C]` to `[N, C]`.
     pub fn forward(&self, x: Tensor<2>, layout: &Layout) -> Tensor<2> {
         let h = self.normal(&self.input_layernorm, x.clone());
@@ -121,49 +160,9 @@ impl Llama {
         let shapes: std::collections::HashMap<_, _> = config.tensors().into_iter().collect();
         let mut take = |name: String| parameter(&name, &shapes[&name]);
         let embed_tokens = take("model.embed_tokens.weight".to_owned())?;
-        let heads = Heads {
-            query: config.num_attention_heads,
-            key_value: config.num_key_value_heads,
-            width: config.head_dim,
-        };
-        let mut layers = Vec::with_capacity(config.num_hidden_layers);
-        for layer in 0..config.num_hidden_layers {
-            let at = |name: &str| format!("model.layers.{layer}.{name}");
-            let mut linear = |name: &str| {
-                Ok(AdaptedLinear::new(
-                    at(name),
-                    take(format!("{}.weight", at(name)))?,
-                    None,
-                ))
-            };
-            let [q_proj, k_proj, v_proj, o_proj] = [
-                linear("self_attn.q_proj")?,
-                linear("self_attn.k_proj")?,
-                linear("self_attn.v_proj")?,
-                linear("self_attn.o_proj")?,
-            ];
-            let [gate_proj, up_proj, down_proj] = [
-                linear("mlp.gate_proj")?,
-                linear("mlp.up_proj")?,
-                linear("mlp.down_proj")?,
-            ];
-            let input_layernorm = take(at("input_layernorm.weight"))?;
-            let post_attention_layernorm = take(at("post_attention_layernorm.weight"))?;
-            let eps = config.rms_norm_eps;
-            layers.push(Block {
-                input_layernorm,
-                q_proj,
-                k_proj,
-                v_proj,
-                o_proj,
-                post_attention_layernorm,
-                gate_proj,
-                up_proj,
-                down_proj,
-                heads,
-                eps,
-            });
-        }
+        let layers = (0..config.num_hidden_layers)
+            .map(|layer| Block::build(&config, layer, &mut take))
+            .collect::<Result<Vec<_>, E>>()?;
         let norm = take("model.norm.weight".to_owned())?;
         let lm_head = if config.tie_word_embeddings {
             None

@@ -7,7 +7,7 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::{FloatDType, Int, Tensor, TensorData};
 use rayon::prelude::*;
 use temper_adapters::ops::simd::{exp_sum, max};
-use temper_adapters::ops::{HostView, erase, with_gradient};
+use temper_adapters::ops::{HostView, Updated, erase, with_gradient};
 use temper_adapters::vectorized;
 
 use super::plain;
@@ -82,7 +82,7 @@ impl Chunks<'_> {
         let (mut hidden_parts, mut weight_gradient) = (Vec::new(), None::<Tensor<2>>);
         for first in (0..self.labels.len()).step_by(rows) {
             let last = (first + rows).min(self.labels.len());
-            let chunk = hidden.clone().slice([first..last]);
+            let chunk = hidden.clone().slice(first..last);
             let logits = chunk.clone().matmul(self.weight.clone().transpose());
             let (value, slope) = self.chunk(logits, &self.labels[first..last]);
             loss = Some(match loss {
@@ -121,9 +121,9 @@ impl Chunks<'_> {
             let flat = logits.reshape([rows * vocabulary]);
             let mut loss = 0.0;
             let changed = HostView::update(flat, |values| {
-                loss = host_chunk(values, labels, self.scale as f32)
+                loss = host_chunk(values, labels, self.scale as f32);
             });
-            let Ok(slope) = changed else {
+            let Updated::Changed(slope) = changed else {
                 unreachable!("a viewed tensor is on the host")
             };
             let loss = HostView::tensor(vec![(loss * self.scale) as f32], [1]);

@@ -283,19 +283,7 @@ impl Problem {
                 row_stride: block.keys,
             };
             matmul_into(dst, dy, values.transposed(), 1.0, false);
-            for i in 0..block.count {
-                let t = block.first + i;
-                let seen = self.start(b, t) - block.low..t + 1 - block.low;
-                let dy_row = &saved.dy[dy.offset + i * dy.row_stride..][..width];
-                let delta = wide_dot(dy_row, &row.output[t * width..(t + 1) * width]);
-                let span = i * block.keys..(i + 1) * block.keys;
-                score_gradient(
-                    &mut weights[span.clone()],
-                    &mut slopes[span],
-                    seen,
-                    [row.log_sum[t], delta],
-                );
-            }
+            self.slopes(b, &block, [&mut weights, &mut slopes], dy, row);
             let p = Matrix::rows(&weights, 0, [block.count, block.keys], block.keys);
             let ds = Matrix { data: &slopes, ..p };
             let keys = self.head(
@@ -325,6 +313,31 @@ impl Problem {
                 dy,
                 1.0,
                 true,
+            );
+        }
+    }
+
+    /// Scores and `dP` of a block to probabilities and `dS`.
+    fn slopes(
+        &self,
+        b: usize,
+        block: &Block,
+        [weights, slopes]: [&mut [f32]; 2],
+        dy: Matrix<'_>,
+        row: &HeadOutput,
+    ) {
+        let width = self.heads.width;
+        for i in 0..block.count {
+            let t = block.first + i;
+            let seen = self.start(b, t) - block.low..t + 1 - block.low;
+            let dy_row = &dy.data[dy.offset + i * dy.row_stride..][..width];
+            let delta = wide_dot(dy_row, &row.output[t * width..(t + 1) * width]);
+            let span = i * block.keys..(i + 1) * block.keys;
+            score_gradient(
+                &mut weights[span.clone()],
+                &mut slopes[span],
+                seen,
+                [row.log_sum[t], delta],
             );
         }
     }

@@ -1,0 +1,170 @@
+//! Twenty steps of AdamW on an MLP with each method, against PyTorch and PEFT. Tolerances are those of
+//! `tests/golden/oft/README.md`.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "in a helper of a test, too, a failure is a failed test"
+)]
+
+use std::path::Path;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use serde_json::Value;
+use temper_adapters::peft::{AdapterFile, Module};
+use temper_adapters::weights::Checkpoint;
+use temper_adapters::{
+    Adaptable, AdaptedConv2d, AdaptedLinear, Param, Parameters, RandomSource, adapter_file,
+    attach_trained,
+};
+use temper_datasets::random;
+use temper_engine::train::{AdamW, OptimizerState, global_norm};
+
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/oft");
+
+/// `fc2(tanh(fc1(x)))`.
+struct Mlp([AdaptedLinear; 2]);
+
+impl Mlp {
+    fn load(file: &Path) -> Self {
+        let file = Checkpoint::open(file).unwrap();
+        let param = |name: String| {
+            let shape = &file.info(&name).unwrap().shape;
+            let values = file.read_f32(&name).unwrap();
+            let count = values.len();
+            let value = Tensor::from_data(TensorData::new(values, [count]), &Device::flex());
+            Param::new(name, shape, value)
+        };
+        Self(["fc1", "fc2"].map(|name| {
+            let [weight, bias] = ["weight", "bias"].map(|part| param(format!("{name}.{part}")));
+            AdaptedLinear::new(name, weight, Some(bias))
+        }))
+    }
+
+    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let [fc1, fc2] = &self.0;
+        fc2.forward(fc1.forward(x).tanh())
+    }
+}
+
+impl Parameters for Mlp {
+    fn visit(&self, visit: &mut dyn FnMut(&Param)) {
+        self.0.iter().for_each(|linear| linear.visit(visit));
+    }
+
+    fn visit_mut(&mut self, visit: &mut dyn FnMut(&mut Param)) {
+        self.0.iter_mut().for_each(|linear| linear.visit_mut(visit));
+    }
+}
+
+impl Adaptable for Mlp {
+    fn modules(&self) -> Vec<Module> {
+        let module = |linear: &AdaptedLinear| {
+            let shape = linear.weight().shape();
+            Module::linear(linear.module(), shape[1], shape[0]).with_bias()
+        };
+        self.0.iter().map(module).collect()
+    }
+
+    fn visit_linears_mut(&mut self, visit: &mut dyn FnMut(&mut AdaptedLinear)) {
+        self.0.iter_mut().for_each(visit);
+    }
+
+    fn visit_convs_mut(&mut self, _visit: &mut dyn FnMut(&mut AdaptedConv2d)) {}
+}
+
+fn matrix(file: &Checkpoint, name: &str) -> Tensor<2> {
+    let shape = &file.info(name).unwrap().shape;
+    let shape = [shape[0], shape[1]];
+    let data = TensorData::new(file.read_f32(name).unwrap(), shape);
+    Tensor::from_data(data, &Device::flex())
+}
+
+/// One step: mean squared error, its gradients, an update, the projection. Returns the loss and the gradient's norm.
+fn step(mlp: &mut Mlp, state: &mut OptimizerState, x: &Tensor<2>, target: &Tensor<2>) -> [f64; 2] {
+    let error = mlp.forward(x.clone()) - Tensor::from_inner(target.clone());
+    let loss = error.square().mean();
+    let value = loss.clone().inner().into_scalar::<f32>();
+    let mut gradients = loss.backward();
+    let mut found = temper_models::Gradients::new();
+    mlp.visit(&mut |param| {
+        if let Some(gradient) = param.grad(&mut gradients) {
+            found.insert(param.name().to_owned(), gradient);
+        }
+    });
+    let (norm, broken) = global_norm(&found);
+    assert_eq!(broken, None);
+    state.begin_update();
+    mlp.visit_mut(&mut |param| {
+        if let Some(gradient) = found.remove(param.name()) {
+            state.update(&AdamW::default(), 1e-2, param, gradient);
+        }
+    });
+    mlp.project();
+    [f64::from(value), norm]
+}
+
+fn follow(case: &str) {
+    let folder = Path::new(GOLDEN).join(case);
+    let text = std::fs::read_to_string(folder.join("curve.json")).unwrap();
+    let curve: Value = serde_json::from_str(&text).unwrap();
+    let io = Checkpoint::open(folder.join("io.safetensors")).unwrap();
+    let (x, target) = (matrix(&io, "x"), matrix(&io, "target"));
+    let mut mlp = Mlp::load(&folder.join("base.safetensors"));
+    let (start, _) = AdapterFile::load(&folder.join("adapter_init")).unwrap();
+    let random = RandomSource::new(|purpose| random::rng(0, purpose, 0, 0));
+    attach_trained(&mut mlp, &start, &random).unwrap();
+    let mut state = OptimizerState::default();
+    for index in 0..20 {
+        let ours = step(&mut mlp, &mut state, &x, &target);
+        for (ours, key) in ours.into_iter().zip(["losses", "grad_norms_before_clip"]) {
+            let theirs = curve[key][index].as_f64().unwrap();
+            let tolerance = if index == 0 { 1e-5 } else { 1e-3 };
+            let error = (ours - theirs).abs() / theirs;
+            assert!(error <= tolerance, "{case} {key}[{index}]: {ours}, {theirs}");
+        }
+    }
+    let (end, _) = AdapterFile::load(&folder.join("adapter_final")).unwrap();
+    let ours = adapter_file(&mlp, start.config()).unwrap();
+    assert_eq!(ours.tensors().len(), end.tensors().len());
+    for tensor in ours.tensors() {
+        let theirs = end.get(&tensor.module, &tensor.slot).unwrap();
+        let [ours, theirs] = [&tensor.tensor, theirs].map(|t| t.to_f32().unwrap());
+        assert_near(&format!("{case} {}", tensor.module), &ours, &theirs, 2e-3);
+    }
+    let [ours, theirs] = [mlp.frozen_output(x), io.read_f32("y_final").unwrap()];
+    assert_near(&format!("{case} y_final"), &ours, &theirs, 2e-3);
+}
+
+impl Mlp {
+    fn frozen_output(mut self, x: Tensor<2>) -> Vec<f32> {
+        self.visit_mut(&mut |param| param.set_trainable(false));
+        self.forward(x).into_data().try_to_vec().unwrap()
+    }
+}
+
+fn assert_near(what: &str, ours: &[f32], theirs: &[f32], tolerance: f32) {
+    assert_eq!(ours.len(), theirs.len(), "{what}: number of values");
+    let errors = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs());
+    let worst = errors.fold(0.0, f32::max);
+    assert!(worst <= tolerance, "{what}: worst error {worst:e}");
+}
+
+#[test]
+fn oft_follows_peft() {
+    follow("train_oft");
+}
+
+#[test]
+fn oft_by_the_series_follows_peft() {
+    follow("train_oft_cn");
+}
+
+#[test]
+fn coft_follows_peft_with_a_projection_after_each_update() {
+    follow("train_coft");
+}
+
+#[test]
+fn lora_follows_peft() {
+    follow("train_lora");
+}

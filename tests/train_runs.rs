@@ -1,0 +1,24 @@
+//! `temper train` as a user runs it: the real binary on small models, compared with PyTorch and PEFT, killed, broken and
+//! resumed. Tolerances of the curves are those of `tests/golden/llama/README.md`.
+
+#[cfg(test)]
+#[path = "train_runs/batches.rs"]
+mod batches;
+#[cfg(test)]
+#[path = "train_runs/curves.rs"]
+mod curves;
+#[cfg(test)]
+#[path = "train_runs/faults.rs"]
+mod faults;
+#[cfg(all(test, unix))]
+#[path = "train_runs/interrupted.rs"]
+mod interrupted;
+#[cfg(test)]
+#[path = "train_runs/methods.rs"]
+mod methods;
+#[cfg(test)]
+#[path = "train_runs/outputs.rs"]
+mod outputs;
+#[cfg(test)]
+#[path = "train_runs/support.rs"]
+mod support;
