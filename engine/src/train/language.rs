@@ -81,7 +81,7 @@ impl Learner for LanguageLearner {
         &mut self.model
     }
 
-    fn evaluate(&self) -> Result<Option<f64>, Failure> {
+    fn evaluate(&self) -> Result<Option<(f64, u64)>, Failure> {
         let Some(eval) = &self.eval else {
             return Ok(None);
         };
@@ -96,7 +96,7 @@ impl Learner for LanguageLearner {
                 }
             }
         }
-        Ok((targets > 0).then(|| total / targets as f64))
+        Ok((targets > 0).then(|| (total / targets as f64, targets as u64)))
     }
 
     fn describe_step(&self, step: u64) -> String {

@@ -30,11 +30,11 @@ pub trait Learner {
     /// The parameters, to update them.
     fn model_mut(&mut self) -> &mut dyn Adaptable;
 
-    /// Mean loss on the held-out data, if there is any.
+    /// Mean loss on the held-out data, if there is any, and the number of targets it is the mean of.
     ///
     /// # Errors
     /// As [`Self::gradients`].
-    fn evaluate(&self) -> Result<Option<f64>, Failure>;
+    fn evaluate(&self) -> Result<Option<(f64, u64)>, Failure>;
 
     /// Which examples `step` reads, for the report of a step that went wrong.
     fn describe_step(&self, step: u64) -> String;

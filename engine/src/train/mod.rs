@@ -30,7 +30,7 @@ pub use trainer::{Ending, TrainerOptions};
 use crate::Failure;
 use crate::recipe::Recipe;
 use crate::run::{
-    Environment, EventWriter, MetricsWriter, Progress, RunDir, RunMode, Signals, Summary,
+    Environment, EventWriter, MetricsWriter, Progress, Row, RunDir, RunMode, Signals, Summary,
     Verbosity, note, peak_resident_bytes, read_metrics, write_curve,
 };
 use samples::Samples;
@@ -62,7 +62,7 @@ pub fn train(recipe: &Recipe, switches: TrainSwitches) -> Result<Summary, Failur
     let (optimizer, position) = restore(recipe, &directory, &mut setup, switches.resume)?;
     let resumed_from = (position.step > 0).then_some(position.step);
     begin(recipe, &directory, &setup, resumed_from)?;
-    let mut samples = Samples::open(recipe, &directory, &setup)?;
+    let mut samples = Samples::open(recipe, &directory, &setup, resumed_from.is_some())?;
     if resumed_from.is_none() {
         samples.before(&setup.learner.model.frozen(), &setup)?;
         samples.save(&directory)?;
@@ -87,18 +87,13 @@ pub fn train(recipe: &Recipe, switches: TrainSwitches) -> Result<Summary, Failur
         progress: Progress::new("train", setup.options.rate.total, verbosity)
             .starting_at(resumed_from.unwrap_or(0)),
         signals: &signals,
+        evaluated: evaluated(&directory, resumed_from)?,
         timed: (0.0, 0),
     };
     let ending = trainer.run()?;
     trainer.progress.finish();
     if let Ending::Signal(signal) = ending {
-        let path = recipe.run.dir.display();
-        let message = format!(
-            "stopped by signal {signal} after step {}; everything is saved in `{path}`",
-            trainer.position.step
-        );
-        return Err(Failure::interrupted(signal, message)
-            .with_hint("the same command with --resume goes on from here"));
+        return Err(interrupted(recipe, signal, trainer.position.step));
     }
     let eval_loss = trainer.evaluate()?;
     trainer.metrics.sync()?;
@@ -108,6 +103,27 @@ pub fn train(recipe: &Recipe, switches: TrainSwitches) -> Result<Summary, Failur
     directory.write_json(&directory.summary(), &summary)?;
     report(recipe, &summary, &samples)?;
     Ok(summary)
+}
+
+/// What ends a run that a signal stopped.
+fn interrupted(recipe: &Recipe, signal: i32, step: u64) -> Failure {
+    let path = recipe.run.dir.display();
+    let message =
+        format!("stopped by signal {signal} after step {step}; everything is saved in `{path}`");
+    Failure::interrupted(signal, message)
+        .with_hint("the same command with --resume goes on from here")
+}
+
+/// The held-out loss at the step that is resumed from, if the interrupted run came to it.
+fn evaluated(directory: &RunDir, resumed_from: Option<u64>) -> Result<Option<(u64, f64)>, Failure> {
+    let Some(step) = resumed_from else {
+        return Ok(None);
+    };
+    let rows = read_metrics(&directory.metrics())?;
+    Ok(rows.iter().find_map(|row| match row {
+        Row::Eval(eval) if eval.step == step => Some((step, eval.eval_loss)),
+        _ => None,
+    }))
 }
 
 /// State of the newest checkpoint that verifies, or a start from nothing.
@@ -124,9 +140,12 @@ fn restore(
     if !resume {
         return Ok((OptimizerState::default(), start));
     }
-    setup::same_recipe(recipe, &directory.recipe())?;
     let mut store = directory.checkpoint_store()?;
     let found = store.latest_verified()?;
+    // A run that was killed before it wrote its recipe has nothing to differ from.
+    if found.newest.is_some() || directory.recipe().exists() {
+        setup::same_recipe(recipe, &directory.recipe())?;
+    }
     for skipped in &found.skipped {
         note(&format!(
             "checkpoint `{}` is not used: {}",

@@ -37,6 +37,7 @@ impl Samples {
         recipe: &Recipe,
         directory: &RunDir,
         setup: &Setup,
+        resumed: bool,
     ) -> Result<Self, Failure> {
         let sample = &recipe.sample;
         let sampling = Sampling {
@@ -45,7 +46,7 @@ impl Samples {
             seed: recipe.seed,
             ..Sampling::default()
         };
-        if let Ok(text) = std::fs::read_to_string(directory.path().join(FILE)) {
+        if resumed && let Ok(text) = std::fs::read_to_string(directory.path().join(FILE)) {
             return Ok(Self {
                 samples: serde_json::from_str(&text)?,
                 sampling,

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use burn::tensor::FloatDType;
 use temper_adapters::{Adaptable, Param};
 use temper_models::Gradients;
 
@@ -59,6 +60,8 @@ pub(super) struct Trainer<'a> {
     pub(super) events: EventWriter,
     pub(super) progress: Progress,
     pub(super) signals: &'a Signals,
+    /// Step and value of the last held-out loss.
+    pub(super) evaluated: Option<(u64, f64)>,
     /// Seconds and tokens of the steps of this process but the first, which warms caches up.
     pub(super) timed: (f64, u64),
 }
@@ -106,7 +109,7 @@ impl Trainer<'_> {
         }
         let (norm, broken) = global_norm(&gradients);
         if !report.loss.is_finite() || !norm.is_finite() {
-            return Err(self.not_finite(report.loss, broken, &gradients));
+            return Err(self.not_finite(report.loss, broken));
         }
         clip(&mut gradients, norm, self.options.max_grad_norm);
         let lr = self.options.rate.at(step);
@@ -198,16 +201,22 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// Held-out loss now, logged.
+    /// Held-out loss now, logged once a step.
     pub(super) fn evaluate(&mut self) -> Result<Option<f64>, Failure> {
-        let Some(loss) = self.learner.evaluate()? else {
+        let position = &self.position;
+        if let Some((step, loss)) = self.evaluated
+            && step == position.step
+        {
+            return Ok(Some(loss));
+        }
+        let Some((loss, targets)) = self.learner.evaluate()? else {
             return Ok(None);
         };
-        let position = &self.position;
+        self.evaluated = Some((position.step, loss));
         self.metrics.write(&Row::Eval(EvalMetric {
             step: position.step,
             eval_loss: loss,
-            eval_tokens: position.tokens,
+            eval_tokens: targets,
             seconds: position.seconds,
             scores: std::collections::BTreeMap::new(),
         }))?;
@@ -247,21 +256,12 @@ impl Trainer<'_> {
     }
 
     /// The state before the bad step is saved; the report names the step, its examples and the first broken tensor.
-    fn not_finite(&mut self, loss: f64, broken: Option<String>, gradients: &Gradients) -> Failure {
+    fn not_finite(&mut self, loss: f64, broken: Option<String>) -> Failure {
         let step = self.position.step;
         let model: &dyn Adaptable = self.learner.model();
-        let mut first = None;
-        model.visit(&mut |param| {
-            let bad =
-                |tensor: burn::tensor::Tensor<1>| !tensor.sum().into_scalar::<f32>().is_finite();
-            if first.is_none() && param.is_trainable() && bad(param.plain()) {
-                first = Some(format!("parameter `{}`", param.name()));
-            }
-            if first.is_none() && gradients.get(param.name()).is_some_and(|g| bad(g.clone())) {
-                first = Some(format!("gradient of `{}`", param.name()));
-            }
-        });
-        let place = first.or_else(|| broken.map(|name| format!("gradient of `{name}`")));
+        let place = broken_parameter(model)
+            .map(|name| format!("parameter `{name}`"))
+            .or_else(|| broken.map(|name| format!("gradient of `{name}`")));
         let place = place.unwrap_or_else(|| "the loss".to_owned());
         let rows = self.learner.describe_step(step);
         let report = serde_json::json!({ "step": step + 1, "loss": format!("{loss}"), "first_not_finite": place, "examples": rows });
@@ -280,4 +280,22 @@ impl Trainer<'_> {
         );
         Failure::run(message).with_hint("lower `train.lr`, set `train.max_grad_norm`, or look at the examples with `temper data preview`")
     }
+}
+
+/// The first parameter that is not finite, frozen ones included: it spoils every gradient before it.
+fn broken_parameter(model: &dyn Adaptable) -> Option<String> {
+    let mut broken = None;
+    model.visit(&mut |param| {
+        let sum = || {
+            param
+                .plain()
+                .cast(FloatDType::F32)
+                .sum()
+                .into_scalar::<f32>()
+        };
+        if broken.is_none() && !sum().is_finite() {
+            broken = Some(param.name().to_owned());
+        }
+    });
+    broken
 }
