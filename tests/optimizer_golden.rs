@@ -1,5 +1,4 @@
-//! Twenty steps of AdamW on an MLP with each method, against PyTorch and PEFT. Tolerances are those of
-//! `tests/golden/oft/README.md`.
+//! Twenty steps of `AdamW` on an MLP with each method, against PyTorch and PEFT.
 
 #![expect(
     clippy::unwrap_used,
@@ -118,21 +117,23 @@ fn follow(case: &str) {
         let ours = step(&mut mlp, &mut state, &x, &target);
         for (ours, key) in ours.into_iter().zip(["losses", "grad_norms_before_clip"]) {
             let theirs = curve[key][index].as_f64().unwrap();
-            let tolerance = if index == 0 { 1e-5 } else { 1e-3 };
             let error = (ours - theirs).abs() / theirs;
-            assert!(error <= tolerance, "{case} {key}[{index}]: {ours}, {theirs}");
+            assert!(error <= 1e-5, "{case} {key}[{index}]: {ours}, {theirs}");
         }
     }
+    // PEFT projects when it next computes, so its file is from before the last projection; loading it projects.
     let (end, _) = AdapterFile::load(&folder.join("adapter_final")).unwrap();
-    let ours = adapter_file(&mlp, start.config()).unwrap();
+    let mut loaded = Mlp::load(&folder.join("base.safetensors"));
+    attach_trained(&mut loaded, &end, &random).unwrap();
+    let [ours, end] = [&mlp, &loaded].map(|mlp| adapter_file(mlp, start.config()).unwrap());
     assert_eq!(ours.tensors().len(), end.tensors().len());
     for tensor in ours.tensors() {
         let theirs = end.get(&tensor.module, &tensor.slot).unwrap();
         let [ours, theirs] = [&tensor.tensor, theirs].map(|t| t.to_f32().unwrap());
-        assert_near(&format!("{case} {}", tensor.module), &ours, &theirs, 2e-3);
+        assert_near(&format!("{case} {}", tensor.module), &ours, &theirs, 1e-4);
     }
     let [ours, theirs] = [mlp.frozen_output(x), io.read_f32("y_final").unwrap()];
-    assert_near(&format!("{case} y_final"), &ours, &theirs, 2e-3);
+    assert_near(&format!("{case} y_final"), &ours, &theirs, 1e-4);
 }
 
 impl Mlp {

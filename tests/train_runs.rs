@@ -1,5 +1,5 @@
 //! `temper train` as a user runs it: the real binary on small models, compared with PyTorch and PEFT, killed, broken and
-//! resumed. Tolerances of the curves are those of `tests/golden/llama/README.md`.
+//! resumed.
 
 #[cfg(test)]
 #[path = "train_runs/batches.rs"]

@@ -20,7 +20,12 @@ fn uneven(bench: &Bench, name: &str) -> Run {
 fn assert_same(what: &str, ours: &[f64], theirs: &[f64], tolerance: f64) {
     assert_eq!(ours.len(), theirs.len(), "{what}: steps");
     for (step, (ours, theirs)) in ours.iter().zip(theirs).enumerate() {
-        assert_relative(&format!("{what}, step {}", step + 1), *ours, *theirs, tolerance);
+        assert_relative(
+            &format!("{what}, step {}", step + 1),
+            *ours,
+            *theirs,
+            tolerance,
+        );
     }
 }
 
@@ -72,7 +77,9 @@ fn packed_rows_give_the_losses_of_rows_apart() {
     let bench = Bench::new();
     let run = |name: &str| bench.golden(name, "gqa").set(OFT).set("data.max_length=64");
     // Four rows of 16 ids fill one sequence of 64.
-    let packed = run("packed").set("data.packing=true").set("train.batch_size=1");
+    let packed = run("packed")
+        .set("data.packing=true")
+        .set("train.batch_size=1");
     assert_same("packed", &packed.train(), &run("apart").train(), 1e-5);
 }
 
@@ -81,7 +88,9 @@ fn shuffling_depends_on_the_seed_alone() {
     let bench = Bench::new();
     let run = |name: &str, seed: u64| {
         let run = bench.golden(name, "gqa").set("data.shuffle=true");
-        run.set("train.steps=3").set(&format!("seed={seed}")).train()
+        run.set("train.steps=3")
+            .set(&format!("seed={seed}"))
+            .train()
     };
     let first = run("first", 1);
     assert_eq!(first, run("again", 1));

@@ -14,9 +14,9 @@ fn assert_curve(what: &str, run: &Run, golden: &Value) {
     assert_eq!(metrics.len(), losses.len(), "{what}: steps");
     for (index, metric) in metrics.iter().enumerate() {
         let at = |name: &str| format!("{what}: {name} of step {}", index + 1);
-        let tolerance = if index < 2 { 1e-5 } else { 1e-3 };
-        assert_relative(&at("loss"), metric.loss, losses[index], tolerance);
-        assert_relative(&at("norm"), metric.grad_norm, norms[index], 1e-3);
+        // Tighter than the README asks: the exact rotation and its series are 1e-4 apart here.
+        assert_relative(&at("loss"), metric.loss, losses[index], 1e-5);
+        assert_relative(&at("norm"), metric.grad_norm, norms[index], 1e-4);
         let error = (metric.lr - rates[index]).abs();
         assert!(error <= 1e-12, "{}: {}", at("rate"), metric.lr);
     }
@@ -38,7 +38,7 @@ fn full_fine_tuning_follows_pytorch_for_twenty_steps() {
         assert_eq!(theirs.len(), 3);
         for name in theirs.names() {
             let [ours, theirs] = [&ours, &theirs].map(|file| file.read_f32(name).unwrap());
-            assert_absolute(&format!("{case} {name}"), &ours, &theirs, 1e-3);
+            assert_absolute(&format!("{case} {name}"), &ours, &theirs, 1e-4);
         }
     }
 }
@@ -46,8 +46,12 @@ fn full_fine_tuning_follows_pytorch_for_twenty_steps() {
 #[test]
 fn oft_follows_peft_for_twenty_steps() {
     let bench = Bench::new();
-    for case in ["gqa", "mha"] {
-        let run = bench.golden(case, case).set(OFT);
+    // The exact rotation, and the series with its transposed convention.
+    for (case, series) in [("gqa", false), ("mha", true)] {
+        let run = bench
+            .golden(case, case)
+            .set(OFT)
+            .set(&format!("adapter.use_cayley_neumann={series}"));
         run.succeed(&["--quiet"]);
         let golden = golden_json(&format!("llama/{case}/oft_ft_curve.json"));
         assert_curve(case, &run, &golden);
@@ -62,7 +66,7 @@ fn oft_follows_peft_for_twenty_steps() {
         );
         for name in theirs.names() {
             let [ours, theirs] = [&ours, &theirs].map(|file| file.read_f32(name).unwrap());
-            assert_absolute(&format!("{case} {name}"), &ours, &theirs, 2e-3);
+            assert_absolute(&format!("{case} {name}"), &ours, &theirs, 1e-4);
         }
     }
 }

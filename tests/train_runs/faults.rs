@@ -17,7 +17,7 @@ fn a_used_run_directory_is_refused_with_a_hint() {
         "{message}"
     );
     assert_eq!(run.adapter(), adapter);
-    let other = run.clone().set("run.overwrite=true").set("seed=9");
+    let other = run.set("run.overwrite=true").set("seed=9");
     assert_eq!(other.train().len(), 2);
 }
 
@@ -85,10 +85,17 @@ fn a_torn_checkpoint_is_named_and_the_one_before_is_used() {
     };
     shorten(&run.checkpoint_file(12, "trained.safetensors"));
     let said = run.succeed(&["--resume"]);
-    for part in ["step-00000012` is not used", "its manifest says", "resumed after step 8"] {
+    for part in [
+        "step-00000012` is not used",
+        "its manifest says",
+        "resumed after step 8",
+    ] {
         assert!(said.contains(part), "{part}: {said}");
     }
-    assert_eq!((run.adapter(), run.losses()), (adapter.clone(), losses.clone()));
+    assert_eq!(
+        (run.adapter(), run.losses()),
+        (adapter.clone(), losses.clone())
+    );
 
     let optimizer = run.checkpoint_file(12, "optimizer.safetensors");
     let mut bytes = std::fs::read(&optimizer).unwrap();
@@ -96,10 +103,29 @@ fn a_torn_checkpoint_is_named_and_the_one_before_is_used() {
     std::fs::write(&optimizer, bytes).unwrap();
     std::fs::remove_file(run.checkpoint_file(8, "manifest.json")).unwrap();
     let said = run.succeed(&["--resume"]);
-    for part in ["does not match the hash", "its save did not finish", "resumed after step 4"] {
+    for part in [
+        "does not match the hash",
+        "its save did not finish",
+        "resumed after step 4",
+    ] {
         assert!(said.contains(part), "{part}: {said}");
     }
     assert_eq!((run.adapter(), run.losses()), (adapter, losses));
+}
+
+#[test]
+fn without_a_sound_checkpoint_the_run_starts_again() {
+    let bench = Bench::new();
+    let run = bench.golden("run", "gqa").set(OFT).set("train.steps=3");
+    run.train();
+    let adapter = run.adapter();
+    std::fs::write(run.checkpoint_file(3, "state.json"), "{}").unwrap();
+    let said = run.succeed(&["--resume"]);
+    for part in ["state.json", "starts from its first step"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert_eq!(run.adapter(), adapter);
+    assert_eq!(run.checkpoints(), [3]);
 }
 
 fn report(dir: &Path) -> Value {
@@ -121,8 +147,12 @@ fn a_weight_that_is_not_a_number_is_named() {
     );
     let report = report(&run.dir);
     assert_eq!(report["step"], 1);
-    assert!(report["first_not_finite"].as_str().unwrap().contains(name));
-    assert!(!run.dir.join("model").exists() && !run.dir.join("summary.json").exists());
+    assert_eq!(report["first_not_finite"], format!("parameter `{name}`"));
+    // The same weight, frozen under an adapter.
+    let run = bench.run("frozen", &model, &rows).set(OFT);
+    let message = run.fail(1, &["--quiet"]);
+    assert!(message.contains(name), "{message}");
+    assert!(!run.dir.join("adapter").exists() && !run.dir.join("summary.json").exists());
 }
 
 #[test]
@@ -145,13 +175,16 @@ fn a_run_that_diverges_stops_before_the_bad_update() {
 #[test]
 fn a_second_process_on_the_same_run_is_refused() {
     let bench = Bench::new();
-    let run = bench.golden("run", "gqa").set(OFT).set("train.steps=100000");
+    let run = bench
+        .golden("run", "gqa")
+        .set(OFT)
+        .set("train.steps=100000");
     let mut first = run.start(&["--quiet"]);
     wait_until("a step", || !run.metrics().is_empty());
     let message = run.fail(1, &["--resume"]);
     let holder = format!("in use by process {}", first.id());
     assert!(message.contains(&holder), "{message}");
-    let message = run.clone().set("run.overwrite=true").fail(1, &[]);
+    let message = run.set("run.overwrite=true").fail(1, &[]);
     assert!(message.contains(&holder), "{message}");
     assert!(first.is_running(), "the first is not disturbed");
     first.kill();
@@ -184,7 +217,11 @@ fn data_that_does_not_fit_the_model_is_refused_before_anything_is_written() {
 fn a_tokenizer_of_another_model_is_refused() {
     let bench = Bench::new();
     let rows = bench.path("rows.jsonl");
-    std::fs::write(&rows, "{\"text\": \"Once upon a time there was a zebra\"}\n").unwrap();
+    std::fs::write(
+        &rows,
+        "{\"text\": \"Once upon a time there was a zebra\"}\n",
+    )
+    .unwrap();
     // 512 pieces for a model of 256.
     let run = bench
         .run("run", &path("tests/golden/llama/gqa/model"), &rows)

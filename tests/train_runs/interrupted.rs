@@ -109,7 +109,10 @@ fn sigterm_saves_and_says_how_to_go_on() {
     signal("-TERM", child.id());
     let (status, said) = child.finish();
     assert_eq!(status.code(), Some(143), "{said}");
-    assert!(said.contains("--resume") && said.contains("after step "), "{said}");
+    assert!(
+        said.contains("--resume") && said.contains("after step "),
+        "{said}"
+    );
     let steps = stopped.metrics().len() as u64;
     assert_eq!(stopped.checkpoints(), [steps], "nothing is lost");
     assert!(steps < 200 && !stopped.dir.join("summary.json").exists());

@@ -14,15 +14,33 @@ const TARGETS: &str = "target_modules=[\"q_proj\", \"down_proj\"]";
 const METHODS: [(&str, &str); 11] = [
     ("full", "kind=\"full\""),
     ("oft", "kind=\"oft\", oft_block_size=8"),
-    ("oft_cn", "kind=\"oft\", oft_block_size=8, use_cayley_neumann=true"),
+    (
+        "oft_cn",
+        "kind=\"oft\", oft_block_size=8, use_cayley_neumann=true",
+    ),
     ("oft_shared", "kind=\"oft\", r=4, block_share=true"),
-    ("coft_peft", "kind=\"oft\", oft_block_size=8, coft=true, eps=0.5, eps_scaling=\"peft\""),
-    ("coft_official", "kind=\"oft\", oft_block_size=8, coft=true, eps=1e-3, eps_scaling=\"official\""),
+    (
+        "coft_peft",
+        "kind=\"oft\", oft_block_size=8, coft=true, eps=0.5, eps_scaling=\"peft\"",
+    ),
+    (
+        "coft_official",
+        "kind=\"oft\", oft_block_size=8, coft=true, eps=1e-3, eps_scaling=\"official\"",
+    ),
     ("lora", "kind=\"lora\", r=4, lora_alpha=8"),
-    ("rslora", "kind=\"lora\", r=4, lora_alpha=8, use_rslora=true"),
+    (
+        "rslora",
+        "kind=\"lora\", r=4, lora_alpha=8, use_rslora=true",
+    ),
     ("dora", "kind=\"lora\", r=4, lora_alpha=8, use_dora=true"),
-    ("dropout", "kind=\"lora\", r=4, lora_alpha=8, lora_dropout=0.3"),
-    ("saved", "kind=\"oft\", oft_block_size=8, modules_to_save=[\"lm_head\"]"),
+    (
+        "dropout",
+        "kind=\"lora\", r=4, lora_alpha=8, lora_dropout=0.3",
+    ),
+    (
+        "saved",
+        "kind=\"oft\", oft_block_size=8, modules_to_save=[\"lm_head\"]",
+    ),
 ];
 
 fn prepare(bench: &Bench, name: &str, adapter: &str) -> Run {
@@ -47,8 +65,14 @@ fn forward(bench: &Bench, model: &Path, more: &[&str]) -> f64 {
     let tensors = ["input_ids", "labels"].map(|name| (name.to_owned(), ids.clone()));
     save_safetensors(&input, &tensors, &[].into()).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_temper"));
-    command.args(["forward", "--device", "cpu", "--model"]).arg(model);
-    command.arg("--input").arg(&input).arg("--output").arg(&output);
+    command
+        .args(["forward", "--device", "cpu", "--model"])
+        .arg(model);
+    command
+        .arg("--input")
+        .arg(&input)
+        .arg("--output")
+        .arg(&output);
     let done = command.args(more).output().unwrap();
     assert!(
         done.status.success(),

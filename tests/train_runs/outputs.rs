@@ -40,7 +40,6 @@ fn a_run_directory_holds_everything_and_can_be_read_by_the_tool() {
     }
     assert!(summary["peak_memory_bytes"].as_u64().unwrap() > 1 << 20);
     assert_eq!(summary["steps"], 4);
-    // Five blocks: 4·4 + ... values of 8×8 skew matrices, counted in the adapter itself.
     let trained = summary["trainable_parameters"].as_u64().unwrap();
     let adapter = run.dir.join("adapter");
     let (ok, report) = temper(&["inspect", adapter.to_str().unwrap()]);
@@ -63,7 +62,10 @@ fn a_run_directory_holds_everything_and_can_be_read_by_the_tool() {
     let (ok, report) = temper(&["recipe", "check", recipe.to_str().unwrap()]);
     assert!(ok, "{report}");
     let (ok, report) = temper(&["inspect", run.dir.to_str().unwrap()]);
-    assert!(ok && report.contains("yes") && report.contains("verified"), "{report}");
+    assert!(
+        ok && report.contains("yes") && report.contains("verified"),
+        "{report}"
+    );
 }
 
 #[test]
@@ -90,7 +92,34 @@ fn evaluations_are_rows_of_their_own_and_count_their_targets() {
     let expected = [(0, 3), (2, 3), (4, 3), (5, 3)];
     assert_eq!(evaluations(), expected, "(step, targets)");
     run.succeed(&["--resume"]);
-    assert_eq!(evaluations(), expected, "resuming a finished run adds nothing");
+    assert_eq!(
+        evaluations(),
+        expected,
+        "resuming a finished run adds nothing"
+    );
+}
+
+#[test]
+fn an_overwritten_run_shows_its_own_samples() {
+    let bench = Bench::new();
+    let rows = path("assets/gsm8k/test-100.jsonl");
+    let run = bench
+        .run("run", &path("assets/stories260k"), &rows)
+        .set(OFT)
+        .set("data.kind=gsm8k")
+        .set("data.max_length=512")
+        .set("data.limit=4")
+        .set("train.steps=1")
+        .set("train.batch_size=1")
+        .set("sample.max_new_tokens=2")
+        .set("run.overwrite=true");
+    for prompt in ["Once upon a time", "The end"] {
+        run.clone()
+            .set(&format!("sample.prompts=[{prompt:?}]"))
+            .train();
+        let samples = std::fs::read_to_string(run.dir.join("samples.json")).unwrap();
+        assert!(samples.contains(prompt), "{samples}");
+    }
 }
 
 #[test]
@@ -106,7 +135,10 @@ fn a_dry_run_of_the_paper_needs_neither_weights_nor_network() {
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{said}");
     let line = |start: &str| said.lines().find(|line| line.starts_with(start)).unwrap();
-    assert!(line("trainable parameters").contains(" 17,649,664 "), "{said}");
+    assert!(
+        line("trainable parameters").contains(" 17,649,664 "),
+        "{said}"
+    );
     // 6,738,415,616 of the model and those of the adapter.
     assert!(line("parameters").ends_with(" 6,756,065,280"), "{said}");
     assert!(line("optimizer steps").contains(" 9,258 "), "{said}");
@@ -123,5 +155,8 @@ fn a_dry_run_writes_nothing_and_counts_what_a_run_trains() {
     run.train();
     assert_eq!(run.summary()["trainable_parameters"], 3584);
     assert_eq!(run.summary()["total_parameters"], 110_400);
-    assert!(said.contains(" 3,584 ") && said.contains(" 110,400"), "{said}");
+    assert!(
+        said.contains(" 3,584 ") && said.contains(" 110,400"),
+        "{said}"
+    );
 }

@@ -66,7 +66,7 @@ pub(super) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(
-            start.elapsed() < Duration::from_secs(60),
+            start.elapsed() < Duration::from_mins(1),
             "waited too long for {what}"
         );
         std::thread::sleep(Duration::from_millis(1));
