@@ -102,38 +102,56 @@ fn step(mlp: &mut Mlp, state: &mut OptimizerState, x: &Tensor<2>, target: &Tenso
     [f64::from(value), norm]
 }
 
-fn follow(case: &str) {
-    let folder = Path::new(GOLDEN).join(case);
-    let text = std::fs::read_to_string(folder.join("curve.json")).unwrap();
-    let curve: Value = serde_json::from_str(&text).unwrap();
-    let io = Checkpoint::open(folder.join("io.safetensors")).unwrap();
-    let (x, target) = (matrix(&io, "x"), matrix(&io, "target"));
-    let mut mlp = Mlp::load(&folder.join("base.safetensors"));
-    let (start, _) = AdapterFile::load(&folder.join("adapter_init")).unwrap();
+/// The base model with the adapter in `folder`.
+fn adapted(case: &Path, folder: &str) -> (Mlp, AdapterFile) {
+    let mut mlp = Mlp::load(&case.join("base.safetensors"));
+    let (file, _) = AdapterFile::load(&case.join(folder)).unwrap();
     let random = RandomSource::new(|purpose| random::rng(0, purpose, 0, 0));
-    attach_trained(&mut mlp, &start, &random).unwrap();
-    let mut state = OptimizerState::default();
+    attach_trained(&mut mlp, &file, &random).unwrap();
+    (mlp, file)
+}
+
+/// Twenty steps; returns the largest relative error of losses and gradient norms.
+fn worst_of_curve(case: &Path, mlp: &mut Mlp, mut state: OptimizerState) -> f64 {
+    let text = std::fs::read_to_string(case.join("curve.json")).unwrap();
+    let curve: Value = serde_json::from_str(&text).unwrap();
+    let io = Checkpoint::open(case.join("io.safetensors")).unwrap();
+    let (x, target) = (matrix(&io, "x"), matrix(&io, "target"));
+    let mut worst = 0.0_f64;
     for index in 0..20 {
-        let ours = step(&mut mlp, &mut state, &x, &target);
+        let ours = step(mlp, &mut state, &x, &target);
         for (ours, key) in ours.into_iter().zip(["losses", "grad_norms_before_clip"]) {
             let theirs = curve[key][index].as_f64().unwrap();
-            let error = (ours - theirs).abs() / theirs;
-            assert!(error <= 1e-5, "{case} {key}[{index}]: {ours}, {theirs}");
+            worst = worst.max((ours - theirs).abs() / theirs);
         }
     }
+    worst
+}
+
+fn follow(case: &str) {
+    let folder = Path::new(GOLDEN).join(case);
+    let (mut mlp, start) = adapted(&folder, "adapter_init");
+    let worst = worst_of_curve(&folder, &mut mlp, OptimizerState::default());
+    assert!(
+        worst <= 1e-5,
+        "{case}: worst relative error of the curve {worst:e}"
+    );
     // PEFT projects when it next computes, so its file is from before the last projection; loading it projects.
-    let (end, _) = AdapterFile::load(&folder.join("adapter_final")).unwrap();
-    let mut loaded = Mlp::load(&folder.join("base.safetensors"));
-    attach_trained(&mut loaded, &end, &random).unwrap();
+    let (loaded, _) = adapted(&folder, "adapter_final");
     let [ours, end] = [&mlp, &loaded].map(|mlp| adapter_file(mlp, start.config()).unwrap());
     assert_eq!(ours.tensors().len(), end.tensors().len());
     for tensor in ours.tensors() {
         let theirs = end.get(&tensor.module, &tensor.slot).unwrap();
         let [ours, theirs] = [&tensor.tensor, theirs].map(|t| t.to_f32().unwrap());
-        assert_near(&format!("{case} {}", tensor.module), &ours, &theirs, 1e-4);
+        assert_near(&format!("{case} {}", tensor.module), &ours, &theirs);
     }
-    let [ours, theirs] = [mlp.frozen_output(x), io.read_f32("y_final").unwrap()];
-    assert_near(&format!("{case} y_final"), &ours, &theirs, 1e-4);
+    let io = Checkpoint::open(folder.join("io.safetensors")).unwrap();
+    let ours = mlp.frozen_output(matrix(&io, "x"));
+    assert_near(
+        &format!("{case} y_final"),
+        &ours,
+        &io.read_f32("y_final").unwrap(),
+    );
 }
 
 impl Mlp {
@@ -143,11 +161,11 @@ impl Mlp {
     }
 }
 
-fn assert_near(what: &str, ours: &[f32], theirs: &[f32], tolerance: f32) {
+fn assert_near(what: &str, ours: &[f32], theirs: &[f32]) {
     assert_eq!(ours.len(), theirs.len(), "{what}: number of values");
     let errors = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs());
     let worst = errors.fold(0.0, f32::max);
-    assert!(worst <= tolerance, "{what}: worst error {worst:e}");
+    assert!(worst <= 1e-4, "{what}: worst error {worst:e}");
 }
 
 #[test]
@@ -168,4 +186,19 @@ fn coft_follows_peft_with_a_projection_after_each_update() {
 #[test]
 fn lora_follows_peft() {
     follow("train_lora");
+}
+
+/// The tolerance is of use only if a broken formula breaks it: here, moments that are not corrected for their start.
+#[test]
+fn a_forgotten_bias_correction_would_show() {
+    for case in ["train_oft", "train_oft_cn", "train_lora"] {
+        let folder = Path::new(GOLDEN).join(case);
+        let (mut mlp, _) = adapted(&folder, "adapter_init");
+        let late = OptimizerState {
+            updates: 1_000_000,
+            ..OptimizerState::default()
+        };
+        let worst = worst_of_curve(&folder, &mut mlp, late);
+        assert!(worst > 1e-2, "{case}: {worst:e}");
+    }
 }

@@ -145,10 +145,8 @@ pub struct DeviceReport {
 /// ```
 pub fn open(spec: &str) -> Result<OpenDevice, DeviceError> {
     if spec == "auto" {
-        let first = BACKENDS.into_iter().filter(|backend| backend.compiled());
-        let found = first
-            .filter_map(|backend| list(backend).devices.into_iter().next())
-            .next();
+        let mut first = BACKENDS.into_iter().filter(|backend| backend.compiled());
+        let found = first.find_map(|backend| list(backend).devices.into_iter().next());
         return found.ok_or_else(|| DeviceError::Unknown {
             name: spec.to_owned(),
         });
@@ -389,7 +387,7 @@ mod tests {
     #[test]
     fn a_panicking_driver_becomes_a_message() {
         assert_eq!(
-            quietly(|| panic!("driver died")).map(|_: ()| ()),
+            quietly(|| panic!("driver died")).map(|(): ()| ()),
             Err("driver died".to_owned())
         );
     }

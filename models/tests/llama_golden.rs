@@ -85,7 +85,11 @@ fn model(name: &str, device: &Device) -> Llama {
 #[test]
 fn logits_and_hidden_states_match_transformers() {
     for name in ["gqa", "mha"] {
-        let Batch { file, tokens: batch, mask } = batch(name);
+        let Batch {
+            file,
+            tokens: batch,
+            mask,
+        } = batch(name);
         let model = model(name, &Device::flex());
         let layout = Layout::new(
             batch.shape,
@@ -133,7 +137,11 @@ fn logits_and_hidden_states_match_transformers() {
 #[test]
 fn loss_and_every_gradient_match_pytorch_with_and_without_recomputation() {
     for name in ["gqa", "mha"] {
-        let Batch { file, tokens: batch, .. } = batch(name);
+        let Batch {
+            file,
+            tokens: batch,
+            ..
+        } = batch(name);
         let mut model = model(name, &Device::flex());
         model.visit_mut(&mut |param| param.set_trainable(true));
         let expected_loss = file.read_f32("loss").unwrap()[0];

@@ -13,6 +13,10 @@ use serde::{Deserialize, Serialize};
 /// assert_eq!(data.path.as_slice(), ["train.jsonl"]);
 /// assert_eq!(data.max_length, 512);
 /// ```
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "the keys of the section, one by one"
+)]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["kind", "path"]))]

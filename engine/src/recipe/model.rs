@@ -11,11 +11,13 @@ pub const PRESETS: &[&str] = &[
     "llama2-13b",
     "llama2-70b",
     "llama3-8b",
+    "llama3-70b",
     "llama3.1-8b",
     "llama3.2-1b",
     "llama3.2-3b",
     "mistral-7b",
     "tinyllama-1.1b",
+    "llemma-7b",
 ];
 
 /// The `[model]` section.

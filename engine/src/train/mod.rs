@@ -193,15 +193,14 @@ fn finish(
     setup: &Setup,
     samples: &mut Samples,
 ) -> Result<(), Failure> {
-    match &setup.adapter {
-        Some(config) => save_adapter(directory, setup, config)?,
-        None => {
-            setup
-                .learner
-                .model
-                .save(&directory.model(), Dtype::F32, 5_000_000_000)?;
-            setup.copy_tokenizer(&directory.model())?;
-        }
+    if let Some(config) = &setup.adapter {
+        save_adapter(directory, setup, config)?;
+    } else {
+        setup
+            .learner
+            .model
+            .save(&directory.model(), Dtype::F32, 5_000_000_000)?;
+        setup.copy_tokenizer(&directory.model())?;
     }
     samples.after(&setup.learner.model.frozen(), setup)?;
     samples.save(directory)?;

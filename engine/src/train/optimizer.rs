@@ -43,6 +43,7 @@ impl Default for AdamW {
 
 /// First and second moment of one parameter, f32.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one a parameter, never moved")]
 pub enum Moments {
     /// In host memory, updated in one pass with the parameter.
     Host {
@@ -261,8 +262,8 @@ mod tests {
 
     use super::*;
 
-    /// Ten steps of torch.optim.AdamW(lr 0.01, betas (0.9, 0.99), eps 1e-8, weight_decay 0.1) on p = [1, −2, 0.5] with
-    /// g_t = sin(t + i) · (i + 1), recomputed here in f64 from the definition.
+    /// Ten steps of `torch.optim.AdamW(lr=0.01, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1)` on p = [1, −2, 0.5] with
+    /// `g_t = sin(t + i) · (i + 1)`, recomputed here in f64 from the definition.
     fn reference(steps: i32) -> Vec<f64> {
         let mut p = [1.0, -2.0, 0.5];
         let (mut m, mut v) = ([0.0; 3], [0.0; 3]);

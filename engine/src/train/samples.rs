@@ -52,15 +52,12 @@ impl Samples {
                 sampling,
             });
         }
-        let prompts: Vec<Vec<u32>> = match &sample.prompts {
-            Some(prompts) => prompts
-                .iter()
-                .map(|text| setup.tokenizer.encode(text, true))
-                .collect::<Result<_, _>>()?,
-            None => {
-                let held_out = setup.learner.eval.as_ref().unwrap_or(&setup.learner.train);
-                from_rows(held_out.dataset(), sample.count)
-            }
+        let prompts: Vec<Vec<u32>> = if let Some(texts) = &sample.prompts {
+            let encode = |text: &String| setup.tokenizer.encode(text, true);
+            texts.iter().map(encode).collect::<Result<_, _>>()?
+        } else {
+            let held_out = setup.learner.eval.as_ref().unwrap_or(&setup.learner.train);
+            from_rows(held_out.dataset(), sample.count)
         };
         let limit = setup.learner.model.config().max_position_embeddings;
         let fits = |ids: &Vec<u32>| !ids.is_empty() && ids.len() + sample.max_new_tokens <= limit;

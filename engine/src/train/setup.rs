@@ -209,7 +209,9 @@ fn prepare_parameters(
             temper_adapters::attach_trained(model, &file, &source)?
         }
     };
-    warnings.iter().for_each(|warning| note(warning));
+    for warning in &warnings {
+        note(warning);
+    }
     Ok(())
 }
 
@@ -467,8 +469,18 @@ impl DataPlan {
                 (0..train.len()).map(targets).max().unwrap_or(0)
             },
             mean_tokens: report.tokens as f64 / train.len().max(1) as f64,
-            bytes: report.tokens as u64 * 8,
+            bytes: report.tokens * 8,
             source: "after tokenisation".to_owned(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use temper_models::LlamaConfig;
+
+    #[test]
+    fn the_presets_of_recipes_are_those_of_the_models() {
+        assert_eq!(crate::recipe::PRESETS, LlamaConfig::presets());
     }
 }

@@ -7,7 +7,7 @@ use burn::tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use temper_adapters::ops::HostView;
 use temper_adapters::weights::{Checkpoint, Dtype, HostTensor, WeightsError, save_safetensors};
-use temper_adapters::{Adaptable, Parameters};
+use temper_adapters::{Adaptable, Param, Parameters};
 use temper_models::host_tensor;
 
 use super::optimizer::{Moments, OptimizerState};
@@ -109,34 +109,13 @@ pub(crate) fn load(
     };
     let mut outcome: Result<usize, WeightsError> = Ok(0);
     model.visit_mut(&mut |param| {
-        let Ok(count) = outcome else { return };
-        if !param.is_trainable() {
-            return;
+        if let (Ok(count), true) = (&outcome, param.is_trainable()) {
+            let count = count + 1;
+            outcome = restore(param, &trained, &moments).map(|entry| {
+                optimizer.moments.insert(param.name().to_owned(), entry);
+                count
+            });
         }
-        let mut read = || {
-            trained.expect(param.name(), param.shape())?;
-            let device = param.plain().device();
-            let values = trained.read_f32(param.name())?;
-            let n = values.len();
-            param.set(Tensor::from_data(TensorData::new(values, [n]), &device));
-            let [m, v] = ["exp_avg", "exp_avg_sq"]
-                .map(|slot| moments.read_f32(&format!("{}.{slot}", param.name())));
-            let (m, v) = (m?, v?);
-            let on_host = HostView::view(&param.plain()).is_some();
-            let entry = if on_host {
-                Moments::Host { m, v }
-            } else {
-                let tensor =
-                    |values: Vec<f32>| Tensor::from_data(TensorData::new(values, [n]), &device);
-                Moments::Device {
-                    m: tensor(m),
-                    v: tensor(v),
-                }
-            };
-            optimizer.moments.insert(param.name().to_owned(), entry);
-            Ok(count + 1)
-        };
-        outcome = read();
     });
     let count = outcome?;
     if count != trained.len() {
@@ -149,6 +128,30 @@ pub(crate) fn load(
         );
     }
     Ok((optimizer, state.position))
+}
+
+/// Reads one parameter and its moments.
+fn restore(
+    param: &mut Param,
+    trained: &Checkpoint,
+    moments: &Checkpoint,
+) -> Result<Moments, WeightsError> {
+    trained.expect(param.name(), param.shape())?;
+    let device = param.plain().device();
+    let tensor = |values: Vec<f32>| {
+        let n = values.len();
+        Tensor::from_data(TensorData::new(values, [n]), &device)
+    };
+    param.set(tensor(trained.read_f32(param.name())?));
+    let m = moments.read_f32(&format!("{}.exp_avg", param.name()))?;
+    let v = moments.read_f32(&format!("{}.exp_avg_sq", param.name()))?;
+    Ok(match HostView::view(&param.plain()) {
+        Some(_) => Moments::Host { m, v },
+        None => Moments::Device {
+            m: tensor(m),
+            v: tensor(v),
+        },
+    })
 }
 
 /// Bytes a checkpoint will take, for the check of free space.

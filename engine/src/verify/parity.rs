@@ -45,8 +45,7 @@ fn forward_and_backward(place: &Place, y: Tensor<2>, inputs: &[&Tensor<2>]) -> V
         all.extend(
             input
                 .grad_remove(&mut grads)
-                .map(values)
-                .unwrap_or_else(|| vec![f32::NAN]),
+                .map_or_else(|| vec![f32::NAN], values),
         );
     }
     all
@@ -103,7 +102,7 @@ fn rotation(place: &Place) -> Vec<f32> {
     let x = place.leaf("x", ROWS, WIDTH);
     let r =
         Tensor::from_inner(noise("r", 4 * 64, 1.0, &place.device).cast(place.dtype)).require_grad();
-    let y = rotate(x.clone(), &r.clone().reshape([4, 8, 8]));
+    let y = rotate(x.clone(), &r.reshape([4, 8, 8]));
     let mut all = forward_and_backward(place, y, &[&x]);
     all.truncate(2 * ROWS * WIDTH);
     all
@@ -129,8 +128,7 @@ fn loss(place: &Place) -> Vec<f32> {
         all.extend(
             input
                 .grad_remove(&mut grads)
-                .map(values)
-                .unwrap_or_else(|| vec![f32::NAN]),
+                .map_or_else(|| vec![f32::NAN], values),
         );
     }
     all

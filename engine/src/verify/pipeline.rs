@@ -157,7 +157,7 @@ fn distance(a: &Llama, b: &Llama) -> f64 {
         worst = worst.max(toy::relative_error(
             &toy::values(param.plain()),
             &all[param.name()],
-        ))
+        ));
     });
     worst
 }

@@ -13,6 +13,7 @@ mod cache;
 mod config;
 mod load;
 mod model;
+mod presets;
 mod train;
 
 pub use cache::KeyValueCache;

@@ -217,10 +217,8 @@ mod tests {
             &device.clone().inner(),
         );
         let targets: Vec<i32> = keep.iter().map(|&i| labels[i as usize]).collect();
-        let targets = Tensor::<2, Int>::from_data(
-            TensorData::new(targets, [keep.len(), 1]),
-            &device.clone().inner(),
-        );
+        let targets =
+            Tensor::<2, Int>::from_data(TensorData::new(targets, [keep.len(), 1]), &device.inner());
         let logits = hidden
             .clone()
             .select(0, rows)
