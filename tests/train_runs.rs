@@ -10,7 +10,8 @@ mod curves;
 #[cfg(test)]
 #[path = "train_runs/faults.rs"]
 mod faults;
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 #[path = "train_runs/interrupted.rs"]
 mod interrupted;
 #[cfg(test)]
