@@ -86,6 +86,8 @@ pub(crate) fn dataset_config(
             recipe::OverLength::Error => temper_datasets::OverLength::Error,
         },
         loss_on: match data.loss_on() {
+            // Rows of ids bring their labels; those decide, and rows without labels train every token.
+            _ if data.kind == recipe::DataKind::Tokens => temper_datasets::LossOn::Response,
             recipe::LossOn::Response => temper_datasets::LossOn::Response,
             recipe::LossOn::All => temper_datasets::LossOn::All,
         },

@@ -98,7 +98,6 @@ fn shuffling_depends_on_the_seed_alone() {
 }
 
 #[test]
-#[ignore = "labels given with rows of ids are not used yet: every token is trained"]
 fn labels_given_with_ids_decide_what_is_trained() {
     let bench = Bench::new();
     let file = bench.path("labelled.jsonl");

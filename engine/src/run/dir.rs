@@ -42,7 +42,7 @@ pub struct RunDir {
 }
 
 /// Everything a run writes, folders included. Only these are ever overwritten.
-const OWN: [&str; 10] = [
+const OWN: [&str; 12] = [
     "recipe.toml",
     "environment.json",
     "metrics.jsonl",
@@ -53,6 +53,8 @@ const OWN: [&str; 10] = [
     "model",
     "feedback_log.json",
     "summary.json",
+    "samples.json",
+    "not_finite.json",
 ];
 
 /// What tells a run directory from any other.
