@@ -87,6 +87,12 @@ impl MemoryPlan {
         let c = input.config.hidden_size;
         let layers = input.config.num_hidden_layers;
         let block = input.block_floats() * tokens * input.compute_bytes;
+        let rotations = adapter.as_ref().map_or(0, |sizes| 4 * sizes.rotations);
+        let rotations = if input.recompute {
+            rotations / layers
+        } else {
+            rotations
+        };
         let activations = if input.recompute {
             block + layers * tokens * c * input.compute_bytes
         } else {
@@ -104,7 +110,7 @@ impl MemoryPlan {
             ),
             ("gradients", 4 * trainable as u64),
             ("optimizer moments", 8 * trainable as u64),
-            ("activations", activations as u64),
+            ("activations", (activations + rotations) as u64),
             // The head's chunk and the backward pass of a block are not alive together.
             ("loss and backward buffers", head.max(backward) as u64),
         ];
@@ -151,6 +157,8 @@ impl PlanInput<'_> {
 }
 
 struct AdapterSizes {
+    /// Values that the graphs of all rotations hold: powers of the skew matrices, or the inverse and the rotation.
+    rotations: usize,
     /// Values that the adapter adds to the model.
     added: usize,
     /// Values trained: the added ones and `modules_to_save`.
@@ -159,7 +167,7 @@ struct AdapterSizes {
 
 fn adapter_sizes(config: &AdapterConfig, modules: &[Module]) -> Result<AdapterSizes, Failure> {
     let resolution = resolve(config, modules)?.require_all()?;
-    let mut added = 0;
+    let (mut added, mut rotations) = (0, 0);
     for target in &resolution.targets {
         let (inputs, outputs) = (
             target.kind.rotated_inputs().unwrap_or(0),
@@ -172,7 +180,16 @@ fn adapter_sizes(config: &AdapterConfig, modules: &[Module]) -> Result<AdapterSi
                     blocks,
                 },
                 AdapterConfig::Oft(oft),
-            ) => (if oft.block_share { 1 } else { blocks }) * b * (b - 1) / 2,
+            ) => {
+                let stored = if oft.block_share { 1 } else { blocks };
+                let terms = if oft.use_cayley_neumann {
+                    oft.num_cayley_neumann_terms
+                } else {
+                    2
+                };
+                rotations += stored * b * b * (terms + 3);
+                stored * b * (b - 1) / 2
+            }
             (TargetRule::Lora { rank, .. }, AdapterConfig::Lora(lora)) => {
                 rank * (inputs + outputs) + if lora.use_dora { outputs } else { 0 }
             }
@@ -190,6 +207,7 @@ fn adapter_sizes(config: &AdapterConfig, modules: &[Module]) -> Result<AdapterSi
         }
     }
     Ok(AdapterSizes {
+        rotations,
         added,
         trained: added + whole,
     })
