@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use crate::verify::{Check, verify};
+use crate::verify::{Check, GROUPS, verify};
 use crate::{Failure, device};
 
 /// Arguments of `temper verify`.
@@ -11,6 +11,9 @@ pub(crate) struct Args {
     /// Device to check: cpu, cuda:0, vulkan, wgpu, metal
     #[arg(long, default_value = "auto")]
     device: String,
+    /// Run only these groups of checks
+    #[arg(long, value_delimiter = ',', value_parser = GROUPS)]
+    only: Vec<String>,
     /// Print the table as JSON
     #[arg(long)]
     json: bool,
@@ -27,7 +30,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         )?;
     }
     let mut checks: Vec<Check> = Vec::new();
-    verify(&device, &mut |check| {
+    verify(&device, &args.only, &mut |check| {
         if !args.json {
             let verdict = if check.passed() { "ok" } else { "FAILED" };
             // A closed pipe ends the table, not the checks.
