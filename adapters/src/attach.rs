@@ -49,6 +49,7 @@ pub fn attach(
     random: &RandomSource,
 ) -> Result<Vec<String>, PeftError> {
     config.validate()?;
+    check_saved(config, &model.modules())?;
     let resolution = resolve(config, &model.modules())?.require_all()?;
     let targets: BTreeMap<&str, &Target> = resolution
         .targets
@@ -190,6 +191,27 @@ fn parameter_name(tensor: &AdapterTensor) -> String {
     }
 }
 
+/// Every entry of `modules_to_save` must name a module: one that names none would be ignored in silence, a container would be
+/// saved in part.
+fn check_saved(config: &AdapterConfig, modules: &[Module]) -> Result<(), PeftError> {
+    for entry in config.common().modules_to_save.iter().flatten() {
+        if !modules.iter().any(|module| is_named(&module.name, entry)) {
+            let names = modules.iter().map(|module| module.name.as_str());
+            let near = crate::weights::near::near(entry, names);
+            return Err(PeftError::UnmatchedSaved {
+                entry: entry.clone(),
+                near,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// PEFT's suffix rule: the whole name, or its last parts.
+fn is_named(module: &str, entry: &str) -> bool {
+    module == entry || module.ends_with(&format!(".{entry}"))
+}
+
 /// Parameters of the base model that are trained along, by name.
 fn trained_names(
     config: &AdapterConfig,
@@ -208,7 +230,7 @@ fn trained_names(
         if with_bias && module.bias {
             names.insert(format!("{name}.bias"), (name.clone(), Slot::Bias));
         }
-        let matches = |entry: &String| name == entry || name.ends_with(&format!(".{entry}"));
+        let matches = |entry: &String| is_named(name, entry);
         if common.modules_to_save.iter().flatten().any(matches) {
             for part in ["weight", "bias"] {
                 names.insert(

@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{Failure, commands};
 
-/// Fine-tune language and diffusion models from one binary and a TOML recipe.
+/// Fine-tune language models from one binary and a TOML recipe.
 #[derive(Debug, Parser)]
 #[command(
     name = "temper",

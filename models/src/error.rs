@@ -61,6 +61,16 @@ pub enum ModelError {
     /// Weights are missing, torn or of the wrong shape.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// The weights hold layers that the configuration does not know.
+    #[error(
+        "the weights hold `{tensor}`, but config.json has {layers} layers; the two do not belong together"
+    )]
+    Surplus {
+        /// A tensor of a layer too many.
+        tensor: String,
+        /// Layers of the configuration.
+        layers: usize,
+    },
     /// A token id outside the vocabulary.
     #[error(
         "token id {id} at row {row}, column {column} is outside the vocabulary of {vocabulary}; is this the model's own tokenizer?"

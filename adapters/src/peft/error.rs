@@ -148,6 +148,17 @@ pub enum PeftError {
         /// Module names that look alike.
         near: Vec<String>,
     },
+    /// An entry of `modules_to_save` names no module with parameters of its own.
+    #[error(
+        "`modules_to_save` entry `{entry}` names no module of the model{}; name linear layers, norms or `embed_tokens` (a tied model has no `lm_head` of its own)",
+        hint_list(near)
+    )]
+    UnmatchedSaved {
+        /// The entry.
+        entry: String,
+        /// Module names that look alike.
+        near: Vec<String>,
+    },
     /// A target is a module that this method cannot adapt.
     #[error(
         "module `{module}` is targeted but is {kind}; only linear and convolution layers can be adapted"

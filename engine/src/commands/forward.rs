@@ -82,6 +82,12 @@ fn quoted(names: &[String]) -> String {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let same = |path: &std::path::Path| path.canonicalize().ok();
+    if same(&args.input).is_some_and(|input| same(&args.output) == Some(input)) {
+        return Err(Failure::usage(
+            "--output is the file of --input, which would be lost",
+        ));
+    }
     let inputs = Inputs::read(args)?;
     let mut model = args.model.options(Some(args.dtype)).load()?.model;
     if args.merge {

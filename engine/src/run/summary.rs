@@ -37,6 +37,10 @@ pub struct Summary {
     pub skipped_steps: u64,
     /// The step this run resumed from, if it did.
     pub resumed_from: Option<u64>,
+    /// The run ended because the held-out loss stopped improving.
+    pub stopped_early: bool,
+    /// Step with the lowest held-out loss, which an early stop goes back to.
+    pub best_step: Option<u64>,
     /// Wall time of this process.
     pub seconds: f64,
 }

@@ -95,7 +95,10 @@ pub fn train(recipe: &Recipe, switches: TrainSwitches) -> Result<Summary, Failur
     if let Ending::Signal(signal) = ending {
         return Err(interrupted(recipe, signal, trainer.position.step));
     }
-    let eval_loss = trainer.evaluate()?;
+    let eval_loss = match ending {
+        Ending::EarlyStop => trainer.restore_best()?,
+        _ => trainer.evaluate()?,
+    };
     trainer.metrics.sync()?;
     let (position, timed) = (trainer.position.clone(), trainer.timed);
     finish(recipe, &directory, &setup, &mut samples)?;
@@ -252,6 +255,8 @@ fn summary(
         tokens: position.tokens,
         skipped_steps: 0,
         resumed_from,
+        stopped_early: position.stopped_early,
+        best_step: position.best.map(|(_, step)| step),
         seconds: position.seconds,
     }
 }
@@ -264,6 +269,12 @@ fn report(recipe: &Recipe, summary: &Summary, samples: &Samples) -> Result<(), F
         "loss            {:.4} -> {:.4} after {} steps",
         summary.first_loss, summary.last_loss, summary.steps
     )?;
+    if let (true, Some(step)) = (summary.stopped_early, summary.best_step) {
+        writeln!(
+            out,
+            "stopped early   the held-out loss was lowest after step {step}; that state is the result"
+        )?;
+    }
     if let (Some(before), Some(after)) = (summary.eval_loss_before, summary.eval_loss) {
         writeln!(out, "held-out loss   {before:.4} -> {after:.4}")?;
     }

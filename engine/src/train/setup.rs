@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::FloatDType;
-use temper_adapters::peft::AdapterConfig;
-use temper_adapters::{Parameters, RandomSource, attach};
+use temper_adapters::peft::{AdapterConfig, AdapterFile, TargetRule, resolve};
+use temper_adapters::{Parameters, RandomSource, attach, attach_trained};
 use temper_datasets::{Dataset, Loader, LoaderConfig, Tokenizer, random};
 use temper_models::{Llama, LlamaConfig};
 
@@ -61,11 +61,7 @@ impl Setup {
         if !quiet {
             note(&train.report().to_string());
         }
-        let adapter = peft_config(
-            recipe,
-            &config.modules(),
-            recipe.model.path.as_deref().unwrap_or_default(),
-        )?;
+        let adapter = checked_adapter(recipe, &config)?;
         let mut model = load_model(recipe, config, directory.as_deref(), compute, &device)?;
         prepare_parameters(recipe, &mut model, adapter.as_ref())?;
         let train = Loader::new(train, loader_config(recipe, &tokenizer, true))?;
@@ -74,6 +70,11 @@ impl Setup {
             .transpose()?;
         let total = total_steps(recipe, &train);
         let options = trainer_options(recipe, total);
+        if options.rate.warmup >= total {
+            note(
+                "every step is warm-up: the learning rate never reaches `train.lr`; set `train.warmup_steps` lower",
+            );
+        }
         let learner = LanguageLearner {
             model,
             train,
@@ -188,6 +189,104 @@ fn random_source(seed: u64) -> RandomSource {
     RandomSource::new(move |purpose| random::rng(seed, &format!("init {purpose}"), 0, 0))
 }
 
+fn init_from(recipe: &Recipe) -> Option<&str> {
+    recipe.adapter.as_ref()?.init_from.as_deref()
+}
+
+/// The adapter's configuration, checked against the model and against the adapter it starts from.
+fn checked_adapter(
+    recipe: &Recipe,
+    config: &LlamaConfig,
+) -> Result<Option<AdapterConfig>, Failure> {
+    let base = recipe.model.path.as_deref().unwrap_or_default();
+    let Some(adapter) = peft_config(recipe, &config.modules(), base)? else {
+        return Ok(None);
+    };
+    let targets = resolve(&adapter, &config.modules())
+        .map_err(Failure::usage)?
+        .targets;
+    for target in &targets {
+        let (inputs, outputs) = (
+            target.kind.rotated_inputs().unwrap_or(0),
+            target.kind.outputs().unwrap_or(0),
+        );
+        if let TargetRule::Lora { rank, .. } = target.rule
+            && rank > inputs.max(outputs)
+        {
+            let message = format!(
+                "`adapter.r` = {rank} exceeds the sizes of `{}` ({inputs} to {outputs})",
+                target.name
+            );
+            return Err(Failure::usage(message)
+                .with_hint("a rank above the layer's own adds nothing; 8 to 64 are usual"));
+        }
+    }
+    let layers = recipe
+        .adapter
+        .as_ref()
+        .and_then(|adapter| adapter.layers_to_transform.as_ref());
+    if let Some(layer) = layers
+        .into_iter()
+        .flatten()
+        .find(|layer| **layer >= config.num_hidden_layers)
+    {
+        let message = format!(
+            "`adapter.layers_to_transform` names layer {layer}, the model has {}",
+            config.num_hidden_layers
+        );
+        return Err(Failure::usage(message).with_hint("layers are counted from 0"));
+    }
+    if let Some(directory) = init_from(recipe) {
+        let (file, _) = AdapterFile::load(Path::new(directory))?;
+        same_method(&adapter, file.config(), directory)?;
+    }
+    Ok(Some(adapter))
+}
+
+/// Values trained under one configuration mean something else under another: scale, sign and block size must agree.
+fn same_method(
+    recipe: &AdapterConfig,
+    file: &AdapterConfig,
+    directory: &str,
+) -> Result<(), Failure> {
+    const KEYS: [&str; 13] = [
+        "peft_type",
+        "r",
+        "oft_block_size",
+        "block_share",
+        "coft",
+        "eps",
+        "use_cayley_neumann",
+        "num_cayley_neumann_terms",
+        "lora_alpha",
+        "use_rslora",
+        "use_dora",
+        "rank_pattern",
+        "alpha_pattern",
+    ];
+    let [recipe, file] =
+        [recipe, file].map(|config| serde_json::from_str::<serde_json::Value>(&config.to_text()));
+    let (recipe, file) = (recipe?, file?);
+    let differ: Vec<String> = KEYS
+        .into_iter()
+        .filter(|key| recipe[*key] != file[*key])
+        .map(|key| {
+            format!(
+                "`{key}` is {} there and {} in the recipe",
+                file[key], recipe[key]
+            )
+        })
+        .collect();
+    if differ.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "`adapter.init_from`: the adapter in `{directory}` was trained otherwise: {}",
+        differ.join("; ")
+    );
+    Err(Failure::usage(message).with_hint("write the adapter's own values into `[adapter]`"))
+}
+
 fn prepare_parameters(
     recipe: &Recipe,
     model: &mut Llama,
@@ -198,15 +297,14 @@ fn prepare_parameters(
         return Ok(());
     };
     let source = random_source(recipe.seed);
-    let warnings = match recipe
-        .adapter
-        .as_ref()
-        .and_then(|adapter| adapter.init_from.as_ref())
-    {
-        None => attach(model, config, &source)?,
+    let warnings = match init_from(recipe) {
+        None => attach(model, config, &source).map_err(Failure::usage)?,
         Some(directory) => {
-            let (file, _) = temper_adapters::peft::AdapterFile::load(Path::new(directory))?;
-            temper_adapters::attach_trained(model, &file, &source)?
+            let (file, _) = AdapterFile::load(Path::new(directory))?;
+            // The values of the file under the recipe's configuration, which is what is saved in the end.
+            let file = AdapterFile::new(config.clone(), file.tensors().to_vec())
+                .map_err(Failure::usage)?;
+            attach_trained(model, &file, &source).map_err(Failure::usage)?
         }
     };
     for warning in &warnings {
@@ -329,11 +427,7 @@ pub(super) fn same_recipe(recipe: &Recipe, stored: &Path) -> Result<(), Failure>
 /// What would also keep the run from starting, as far as it shows without weights.
 pub fn dry_run(recipe: &Recipe) -> Result<(), Failure> {
     let config = known_architecture(recipe)?;
-    let adapter = peft_config(
-        recipe,
-        &config.modules(),
-        recipe.model.path.as_deref().unwrap_or_default(),
-    )?;
+    let adapter = checked_adapter(recipe, &config)?;
     let data = DataPlan::new(recipe)?;
     let on_host =
         device::open(&recipe.device).map_or(recipe.device == "cpu", |d| d.backend == Backend::Cpu);
@@ -342,7 +436,8 @@ pub fn dry_run(recipe: &Recipe) -> Result<(), Failure> {
         Compute::Auto => !on_host,
         Compute::F32 => false,
     };
-    let micro_batch = recipe.train.micro_batch_size;
+    let batch = recipe.train.batch_size.min(data.rows.max(1));
+    let micro_batch = recipe.train.micro_batch_size.min(batch);
     let plan = MemoryPlan::new(&PlanInput {
         config: &config,
         adapter: adapter.as_ref(),
@@ -359,10 +454,10 @@ pub fn dry_run(recipe: &Recipe) -> Result<(), Failure> {
     let total = match recipe.train.length() {
         Length::Steps(steps) => steps,
         Length::Epochs(epochs) => {
-            (epochs * (data.rows as f64 / recipe.train.batch_size as f64).ceil()).ceil() as usize
+            (epochs * (data.rows as f64 / batch as f64).ceil()).ceil() as usize
         }
     };
-    let tokens = (total * recipe.train.batch_size) as f64 * data.mean_tokens;
+    let tokens = total as f64 * batch as f64 * data.mean_tokens;
     writeln!(
         out,
         "rows                  {:>16}  ({})",

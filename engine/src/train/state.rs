@@ -35,6 +35,9 @@ pub struct Position {
     pub best: Option<(f64, u64)>,
     /// Evaluations since the best one.
     pub stale_evals: usize,
+    /// The run ended early: the held-out loss stopped improving.
+    #[serde(default)]
+    pub stopped_early: bool,
     /// Seconds of training so far.
     pub seconds: f64,
     /// Fingerprint of the data the run reads.
@@ -111,9 +114,13 @@ pub(crate) fn load(
     model.visit_mut(&mut |param| {
         if let (Ok(count), true) = (&outcome, param.is_trainable()) {
             let count = count + 1;
-            outcome = restore(param, &trained, &moments).map(|entry| {
-                optimizer.moments.insert(param.name().to_owned(), entry);
-                count
+            outcome = restore(param, &trained).and_then(|()| {
+                // Before the first update there are no moments.
+                if state.updates > 0 {
+                    let entry = restore_moments(param, &moments)?;
+                    optimizer.moments.insert(param.name().to_owned(), entry);
+                }
+                Ok(count)
             });
         }
     });
@@ -130,27 +137,32 @@ pub(crate) fn load(
     Ok((optimizer, state.position))
 }
 
-/// Reads one parameter and its moments.
-fn restore(
-    param: &mut Param,
-    trained: &Checkpoint,
-    moments: &Checkpoint,
-) -> Result<Moments, WeightsError> {
+/// Reads one parameter.
+fn restore(param: &mut Param, trained: &Checkpoint) -> Result<(), WeightsError> {
     trained.expect(param.name(), param.shape())?;
+    let values = trained.read_f32(param.name())?;
     let device = param.plain().device();
+    let n = values.len();
+    param.set(Tensor::from_data(TensorData::new(values, [n]), &device));
+    Ok(())
+}
+
+/// Reads the moments of one parameter, to where the parameter is.
+fn restore_moments(param: &Param, moments: &Checkpoint) -> Result<Moments, WeightsError> {
+    let [m, v] =
+        ["exp_avg", "exp_avg_sq"].map(|slot| moments.read_f32(&format!("{}.{slot}", param.name())));
+    let (m, v) = (m?, v?);
+    let value = param.plain();
+    if HostView::view(&value).is_some() {
+        return Ok(Moments::Host { m, v });
+    }
     let tensor = |values: Vec<f32>| {
         let n = values.len();
-        Tensor::from_data(TensorData::new(values, [n]), &device)
+        Tensor::from_data(TensorData::new(values, [n]), &value.device())
     };
-    param.set(tensor(trained.read_f32(param.name())?));
-    let m = moments.read_f32(&format!("{}.exp_avg", param.name()))?;
-    let v = moments.read_f32(&format!("{}.exp_avg_sq", param.name()))?;
-    Ok(match HostView::view(&param.plain()) {
-        Some(_) => Moments::Host { m, v },
-        None => Moments::Device {
-            m: tensor(m),
-            v: tensor(v),
-        },
+    Ok(Moments::Device {
+        m: tensor(m),
+        v: tensor(v),
     })
 }
 

@@ -72,6 +72,14 @@ impl Trainer<'_> {
         let total = self.options.rate.total;
         if self.position.step == 0 && self.position.eval_before.is_none() {
             self.position.eval_before = self.evaluate()?;
+            if let (Some(loss), Some(_)) = (self.position.eval_before, self.options.patience) {
+                // Nothing may turn out better than the start.
+                self.position.best = Some((loss, 0));
+                self.save()?;
+            }
+        }
+        if self.position.stopped_early {
+            return Ok(Ending::EarlyStop);
         }
         let first = self.position.step;
         while self.position.step < total {
@@ -233,13 +241,28 @@ impl Trainer<'_> {
         if position.best.is_none_or(|(best, _)| loss < best) {
             position.best = Some((loss, position.step));
             position.stale_evals = 0;
+            if self.options.patience.is_some() {
+                self.save()?;
+            }
         } else {
             position.stale_evals += 1;
         }
-        Ok(self
+        let stale = self.position.stale_evals;
+        self.position.stopped_early = self
             .options
             .patience
-            .is_some_and(|patience| position.stale_evals >= patience))
+            .is_some_and(|patience| stale >= patience);
+        Ok(self.position.stopped_early)
+    }
+
+    /// After an early stop: puts the parameters with the lowest held-out loss back into the model; returns that loss.
+    pub(super) fn restore_best(&mut self) -> Result<Option<f64>, Failure> {
+        let Some((loss, step)) = self.position.best else {
+            return Ok(None);
+        };
+        let checkpoint = self.store.load(step)?;
+        state::load(&checkpoint.path, self.learner.model_mut())?;
+        Ok(Some(loss))
     }
 
     /// Writes a checkpoint of the present state.

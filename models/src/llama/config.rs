@@ -130,6 +130,22 @@ impl LlamaConfig {
                 "a divisor of `num_attention_heads`",
             );
         }
+        if self.num_hidden_layers > 10_000 {
+            return wrong("num_hidden_layers", self.num_hidden_layers, "at most 10000");
+        }
+        for (key, value) in [
+            ("rope_theta", self.rope_theta),
+            ("rms_norm_eps", self.rms_norm_eps),
+        ] {
+            if !(value.is_finite() && value > 0.0) {
+                let (key, found) = (key.to_owned(), value.to_string());
+                return Err(ModelError::Key {
+                    key,
+                    found,
+                    expected: "a number above 0",
+                });
+            }
+        }
         if !self.head_dim.is_multiple_of(2) {
             return wrong("head_dim", self.head_dim, "an even number (rotary pairs)");
         }

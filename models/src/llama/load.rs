@@ -43,6 +43,23 @@ impl Llama {
         for (name, shape) in config.tensors() {
             checkpoint.expect(&name, &shape)?;
         }
+        let layers = config.num_hidden_layers;
+        let number = |name: &str| {
+            name.strip_prefix("model.layers.")?
+                .split('.')
+                .next()?
+                .parse()
+                .ok()
+        };
+        if let Some(name) = checkpoint
+            .names()
+            .find(|name| number(name).is_some_and(|n: usize| n >= layers))
+        {
+            return Err(ModelError::Surplus {
+                tensor: name.to_owned(),
+                layers,
+            });
+        }
         Self::build(config, compute, |name, shape| {
             let target = if shape.len() == 1 {
                 FloatDType::F32
@@ -90,6 +107,7 @@ impl Llama {
         save_model(directory, &specs, &options, |spec| {
             host_tensor(&params[&spec.name], dtype)
         })?;
+        remove_stale_shards(directory).map_err(write)?;
         let mut config = self.config.to_json();
         config["torch_dtype"] = match dtype {
             Dtype::F16 => "float16",
@@ -107,6 +125,22 @@ impl Llama {
         write_atomically(&file, |out| out.write_all(text.as_bytes()).map_err(failed))?;
         Ok(())
     }
+}
+
+/// Removes shards of an earlier save that the new index does not name: readers skip them, uploads would not.
+fn remove_stale_shards(directory: &Path) -> std::io::Result<()> {
+    let index =
+        std::fs::read_to_string(directory.join("model.safetensors.index.json")).unwrap_or_default();
+    for entry in std::fs::read_dir(directory)? {
+        let name = entry?.file_name();
+        let shard = name
+            .to_str()
+            .filter(|name| name.starts_with("model-") && name.ends_with(".safetensors"));
+        if let Some(name) = shard.filter(|name| !index.contains(*name)) {
+            std::fs::remove_file(directory.join(name))?;
+        }
+    }
+    Ok(())
 }
 
 /// The values of a parameter as they go to disk.
