@@ -8,6 +8,9 @@ mod batches;
 #[path = "train_runs/curves.rs"]
 mod curves;
 #[cfg(test)]
+#[path = "train_runs/endings.rs"]
+mod endings;
+#[cfg(test)]
 #[path = "train_runs/faults.rs"]
 mod faults;
 #[cfg(test)]
