@@ -121,10 +121,11 @@ fn decoding_gives_the_texts_back() {
             tokenizer,
             TOKENIZER_GOLDEN,
         ]));
-        let bare: String = ids
+        let lines: Vec<String> = ids
             .iter()
-            .map(|row| format!("{{\"ids\": {}}}\n", row["ids"]))
+            .map(|row| format!("{{\"ids\": {}}}", row["ids"]))
             .collect();
+        let bare = lines.join("\n");
         let output = piped(
             &["tokenize", "--tokenizer", tokenizer, "--decode", "-"],
             &bare,

@@ -115,6 +115,8 @@ fn derived(fingerprint: &str, what: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write;
+
     use super::*;
     use crate::Tokenizer;
     use crate::dataset::DataConfig;
@@ -128,7 +130,7 @@ mod tests {
         for row in 0..rows {
             let mut ids = vec![row];
             ids.extend(vec![1; 1 + row as usize % 3]);
-            text += &format!("{{\"input_ids\": {ids:?}}}\n");
+            writeln!(text, "{{\"input_ids\": {ids:?}}}").unwrap();
         }
         std::fs::write(&file, text).unwrap();
         let config = DataConfig {
