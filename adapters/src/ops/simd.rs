@@ -1,6 +1,6 @@
 //! Loops compiled for the widest vector unit found at run time.
 //!
-//! The binary is built for the baseline instruction set; [`vectorized`] runs a closure compiled again for AVX2 and AVX-512,
+//! The binary is built for the baseline instruction set; functions defined through [`vectorized!`](crate::vectorized) are compiled again for AVX2 and AVX-512,
 //! chosen when it is called. Inside it, plain loops over slices become vector code.
 
 #[doc(hidden)]
