@@ -1,6 +1,7 @@
 //! Training runs: from a recipe to a run directory.
 
 mod adapter;
+mod dry_run;
 mod language;
 mod learner;
 mod optimizer;
@@ -301,4 +302,4 @@ fn report(recipe: &Recipe, summary: &Summary, samples: &Samples) -> Result<(), F
     Ok(())
 }
 
-pub use setup::dry_run;
+pub use dry_run::dry_run;
