@@ -6,6 +6,8 @@
 //! un-merged forward differs from its own merged weights), and COFT projects after every change of the parameters instead of
 //! inside the forward pass, so what is saved is always projected.
 
+use std::sync::{Arc, OnceLock};
+
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::cayley::inverse;
@@ -42,6 +44,8 @@ pub struct Oft {
     packed: Param,
     packing: SkewPacking,
     spec: OftSpec,
+    /// The rotations while the parameter is frozen: generation asks for them at every token.
+    frozen: Arc<OnceLock<Tensor<3>>>,
 }
 
 impl Oft {
@@ -88,6 +92,7 @@ impl Oft {
             packed,
             packing: SkewPacking::new(b, device),
             spec,
+            frozen: Arc::default(),
         };
         oft.project();
         oft
@@ -100,6 +105,7 @@ impl Oft {
 
     /// The same, to train or load it. Call [`Self::project`] after a change.
     pub fn parameter_mut(&mut self) -> &mut Param {
+        self.frozen = Arc::default();
         &mut self.packed
     }
 
@@ -108,8 +114,15 @@ impl Oft {
         &self.spec
     }
 
-    /// The rotations `[B, b, b]`, in the graph of the parameter, f32.
+    /// The rotations `[B, b, b]`, in the graph of the parameter, f32. Of a frozen parameter they are computed once.
     pub fn rotation(&self) -> Tensor<3> {
+        if self.packed.is_trainable() {
+            return self.turned();
+        }
+        self.frozen.get_or_init(|| self.turned()).clone()
+    }
+
+    fn turned(&self) -> Tensor<3> {
         self.spec
             .cayley
             .rotation(self.packing.unpack(self.packed.get()))
@@ -150,7 +163,7 @@ impl Oft {
             .mul_scalar(tau)
             .clamp_max(1.0);
         let n = self.packed.numel();
-        self.packed.set((packed * scale).reshape([n]));
+        self.parameter_mut().set((packed * scale).reshape([n]));
     }
 
     /// The largest `|RᵀR − I|` over all blocks: 1e-6 for the exact rotation, larger for the truncated series.

@@ -7,7 +7,8 @@ mod ops;
 
 pub use error::ModelError;
 pub use llama::{
-    Block, Gradients, KeyValueCache, Llama, LlamaConfig, TokenBatch, device_tensor, host_tensor,
+    Block, Gradients, KeyValueCache, Llama, LlamaConfig, Segment, TokenBatch, device_tensor,
+    host_tensor,
 };
 pub use ops::{
     Heads, IGNORE, Layout, Rope, RopeScaling, attend, attention, cross_entropy_sum, rms_norm,

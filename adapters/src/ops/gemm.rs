@@ -54,6 +54,12 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    /// Row `i`, whose columns must be contiguous.
+    #[inline(always)]
+    pub(super) fn row(&self, i: usize) -> &'a [f32] {
+        &self.data[self.offset + i * self.row_stride..][..self.cols]
+    }
+
     fn last(&self) -> usize {
         self.offset + (self.rows - 1) * self.row_stride + (self.cols - 1) * self.col_stride
     }

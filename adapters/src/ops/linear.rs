@@ -2,13 +2,16 @@
 
 use burn::tensor::Tensor;
 
-use super::{erase, with_gradient};
+use super::{HostView, Matrix, erase, rows_product, with_gradient};
 
 /// `y = x Wᵀ`: `x: [N, in]`, `weight: [out, in]` as in PyTorch and every checkpoint, `y: [N, out]`. One dtype for all.
 ///
 /// The weight is read through a transposed view, never copied. The input is kept for the backward pass only when the
-/// weight is trained.
+/// weight is trained. Outside a graph, on `cpu` in f32, each row of `y` depends on its row of `x` alone, to the bit.
 pub fn linear(x: Tensor<2>, weight: &Tensor<2>) -> Tensor<2> {
+    if !x.is_autodiff() && !weight.is_autodiff() {
+        return untracked(x, weight);
+    }
     let w = plain(weight);
     let trained = weight.is_autodiff() && weight.is_tracked();
     let value = plain(&x);
@@ -21,6 +24,16 @@ pub fn linear(x: Tensor<2>, weight: &Tensor<2>) -> Tensor<2> {
         let dx = wanted[0].then(|| erase(dy.matmul(w)));
         [dx, dw]
     })
+}
+
+fn untracked(x: Tensor<2>, weight: &Tensor<2>) -> Tensor<2> {
+    let (Some(values), Some(w)) = (HostView::view(&x), HostView::view(weight)) else {
+        return x.matmul(weight.clone().transpose());
+    };
+    let ([rows, inner], [outputs, _]) = (x.dims(), weight.dims());
+    let x = Matrix::rows(values.as_slice(), 0, [rows, inner], inner);
+    let w = Matrix::rows(w.as_slice(), 0, [outputs, inner], inner);
+    HostView::tensor(rows_product(x, w), [rows, outputs])
 }
 
 /// The value of `tensor` outside any graph (no copy).

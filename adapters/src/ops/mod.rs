@@ -5,6 +5,7 @@ mod grad;
 mod host;
 mod linear;
 mod rotate;
+mod rows;
 pub mod simd;
 
 pub use gemm::{Matrix, MatrixMut, matmul_into};
@@ -12,3 +13,4 @@ pub use grad::{Erased, GraphInput, InputGradients, erase, with_gradient};
 pub use host::{HostView, Updated};
 pub use linear::linear;
 pub use rotate::rotate;
+pub use rows::rows_product;

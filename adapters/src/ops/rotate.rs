@@ -3,6 +3,7 @@
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
+use super::rows::rows_product_into;
 use super::{HostView, Matrix, MatrixMut, erase, matmul_into, with_gradient};
 
 /// Rotates each row of `x: [N, d]` block by block: `y[:, k·b..] = x[:, k·b..] R_k` (row vector times matrix).
@@ -35,6 +36,10 @@ fn rotate_composed(x: Tensor<2>, r: &Tensor<3>) -> Tensor<2> {
 
 fn rotate_on_host(x: Tensor<2>, r: &Tensor<3>, values: HostView, rotations: HostView) -> Tensor<2> {
     let geometry = Geometry::new(&x, r);
+    if !x.is_autodiff() && !r.is_autodiff() {
+        let output = geometry.apply_untracked(values.as_slice(), rotations.as_slice());
+        return HostView::tensor(output, [geometry.rows, geometry.width]);
+    }
     let output = geometry.apply(values.as_slice(), rotations.as_slice(), false);
     let trained = r.is_autodiff() && r.is_tracked();
     let kept = trained.then_some(values);
@@ -112,6 +117,33 @@ impl Geometry {
                 }
             });
         y
+    }
+
+    /// `x_k R_k` for each block, each row by itself to the bit.
+    fn apply_untracked(&self, x: &[f32], rotations: &[f32]) -> Vec<f32> {
+        let mut y = vec![0.0; x.len()];
+        let mut rest: Vec<&mut [f32]> = y.chunks_mut(self.width).collect();
+        for block in 0..self.width / self.b {
+            let mut output = Vec::with_capacity(self.rows);
+            for row in &mut rest {
+                let (head, tail) = std::mem::take(row).split_at_mut(self.b);
+                output.push(head);
+                *row = tail;
+            }
+            let x = Matrix::rows(x, block * self.b, [self.rows, self.b], self.width);
+            let turned = self.transposed(rotations, block);
+            let r = Matrix::rows(&turned, 0, [self.b, self.b], self.b);
+            rows_product_into(x, r, &mut output);
+        }
+        y
+    }
+
+    fn transposed(&self, rotations: &[f32], block: usize) -> Vec<f32> {
+        let r = self.rotation(rotations, block);
+        let entry = |i: usize, j: usize| rotations[r.offset + j * self.b + i];
+        (0..self.b * self.b)
+            .map(|at| entry(at / self.b, at % self.b))
+            .collect()
     }
 
     /// `∂L/∂R_k = x_kᵀ dy_k`, summed over blocks when the rotation is shared.

@@ -1,170 +1,213 @@
 //! Generation: keys and values of what was read are kept, so that each new token costs one row.
 
-use burn::tensor::{Bool, Tensor, TensorData};
+use burn::tensor::{DType, Tensor};
+use temper_adapters::ops::{HostView, Updated};
 
-use super::{Block, Llama};
-use crate::ops::{rotate_half, table_tensor};
-use crate::{ModelError, attend};
+use super::{Block, Llama, LlamaConfig};
+use crate::ModelError;
+use crate::ops::{CachedStep, Span, cached_attention};
 
-/// Keys and values of every block for `B` rows of up to `capacity` tokens. Rows are aligned at their ends: shorter ones are
-/// padded on the left.
+/// Keys and values of every block for a fixed number of slots, each one sequence of up to `capacity` tokens.
+///
+/// # Examples
+/// ```no_run
+/// use burn::tensor::{Device, FloatDType};
+/// use temper_models::{Llama, Segment};
+///
+/// let model = Llama::load("assets/stories260k".as_ref(), FloatDType::F32, &Device::flex())?;
+/// let mut cache = model.cache(2, 64)?;
+/// // Two sequences, of three tokens and of one: the logits after each.
+/// let new = [Segment { slot: 0, ids: &[1, 403, 407] }, Segment { slot: 1, ids: &[1] }];
+/// assert_eq!(model.read(&new, &mut cache)?.dims(), [2, 512]);
+/// assert_eq!(cache.len(0), 3);
+/// # Ok::<(), temper_models::ModelError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct KeyValueCache {
-    /// Per block keys and values, `[B, K, capacity, D]`.
-    blocks: Vec<[Tensor<4>; 2]>,
-    /// Left padding of each row.
-    padding: Vec<usize>,
-    length: usize,
+    /// Per block keys and values, `[slots · capacity · K·D]` flat.
+    blocks: Vec<[Tensor<1>; 2]>,
+    /// Tokens in each slot.
+    lengths: Vec<usize>,
     capacity: usize,
+    /// K·D.
+    width: usize,
+}
+
+/// Tokens that follow what a slot holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment<'a> {
+    /// The slot.
+    pub slot: usize,
+    /// At least one token; a slot comes once a call.
+    pub ids: &'a [u32],
 }
 
 impl KeyValueCache {
-    /// Tokens held so far, padding included.
-    pub fn len(&self) -> usize {
-        self.length
+    /// Bytes that a model of this shape keeps for one token.
+    pub fn bytes_per_token(config: &LlamaConfig, dtype: DType) -> u64 {
+        let values = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim;
+        (values * dtype.size()) as u64
     }
 
-    /// Whether nothing was read yet.
-    pub fn is_empty(&self) -> bool {
-        self.length == 0
+    /// Sequences it holds at once.
+    pub fn slots(&self) -> usize {
+        self.lengths.len()
+    }
+
+    /// Tokens a slot holds at most.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Tokens in `slot`.
+    pub fn len(&self, slot: usize) -> usize {
+        self.lengths[slot]
+    }
+
+    /// Whether `slot` holds nothing.
+    pub fn is_empty(&self, slot: usize) -> bool {
+        self.lengths[slot] == 0
+    }
+
+    /// Keeps the first `tokens` of `slot` and forgets the rest.
+    pub fn truncate(&mut self, slot: usize, tokens: usize) {
+        self.lengths[slot] = self.lengths[slot].min(tokens);
+    }
+
+    /// Makes the first `tokens` of slot `from` the whole of slot `to`: a beginning that two sequences share is read once.
+    ///
+    /// # Panics
+    /// When `from` holds fewer.
+    pub fn share(&mut self, from: usize, to: usize, tokens: usize) {
+        assert!(tokens <= self.lengths[from], "a slot shares what it holds");
+        if from != to {
+            let place = |slot: usize| slot * self.capacity * self.width;
+            let (source, target, count) = (place(from), place(to), tokens * self.width);
+            for tensor in self.blocks.iter_mut().flatten() {
+                copy(tensor, [source, target, count]);
+            }
+        }
+        self.lengths[to] = tokens;
     }
 }
 
-/// What one call adds: angles of the new tokens and what each may not attend.
-struct Step {
-    cos: Tensor<4>,
-    sin: Tensor<4>,
-    hidden: Tensor<4, Bool>,
-    batch: usize,
-    tokens: usize,
-    first: usize,
+/// Copies `count` values from `source` to `target`, in place where the device allows.
+fn copy(tensor: &mut Tensor<1>, [source, target, count]: [usize; 3]) {
+    let empty = Tensor::empty([0], &tensor.device());
+    let all = std::mem::replace(tensor, empty);
+    *tensor = match HostView::update(all, |values| {
+        values.copy_within(source..source + count, target)
+    }) {
+        Updated::Changed(all) => all,
+        Updated::Elsewhere(all) => {
+            let copied = all.clone().slice([source..source + count]);
+            #[expect(
+                clippy::single_range_in_vec_init,
+                reason = "one range for one dimension"
+            )]
+            all.slice_assign([target..target + count], copied)
+        }
+    };
 }
 
 impl Llama {
-    /// An empty cache for rows with this left padding.
+    /// An empty cache of `slots` sequences of up to `capacity` tokens.
     ///
     /// # Errors
     /// [`ModelError::TooLong`] when `capacity` exceeds what the model can place.
-    pub fn cache(&self, padding: &[usize], capacity: usize) -> Result<KeyValueCache, ModelError> {
-        self.config
-            .check_length(capacity - padding.iter().min().copied().unwrap_or(0))?;
-        let shape = [
-            padding.len(),
-            self.config.num_key_value_heads,
-            capacity,
-            self.config.head_dim,
-        ];
+    pub fn cache(&self, slots: usize, capacity: usize) -> Result<KeyValueCache, ModelError> {
+        self.config.check_length(capacity)?;
+        let width = self.config.num_key_value_heads * self.config.head_dim;
         let device = self.device();
-        let block = || [0; 2].map(|_| Tensor::<4>::zeros(shape, (&device, self.compute)));
+        let block = || {
+            [0; 2].map(|_| Tensor::<1>::zeros([slots * capacity * width], (&device, self.compute)))
+        };
         Ok(KeyValueCache {
             blocks: (0..self.layers.len()).map(|_| block()).collect(),
-            padding: padding.to_vec(),
-            length: 0,
+            lengths: vec![0; slots],
             capacity,
+            width,
         })
     }
 
-    /// Reads `ids: [B, T]` behind what the cache holds; returns the logits `[B, V]` (f32) after the last token of each row.
+    /// Bytes that a cache of this model keeps for one token.
+    pub fn cache_bytes_per_token(&self) -> u64 {
+        KeyValueCache::bytes_per_token(&self.config, self.compute)
+    }
+
+    /// Reads new tokens of some slots; returns the logits `[segments, V]` (f32) after the last token of each.
+    ///
+    /// On `cpu` in f32 the logits of a segment depend on its sequence alone, to the bit: not on what else is read, nor on how a
+    /// sequence was cut into calls.
     ///
     /// # Errors
-    /// Ids outside the vocabulary, or more tokens than the cache was made for.
-    pub fn read(&self, ids: &[u32], cache: &mut KeyValueCache) -> Result<Tensor<2>, ModelError> {
-        let batch = cache.padding.len();
-        let tokens = ids.len() / batch.max(1);
-        let total = cache.length + tokens;
-        if total > cache.capacity {
+    /// Ids outside the vocabulary, or more tokens than a slot holds.
+    ///
+    /// # Panics
+    /// When a segment is empty, or a slot comes twice or does not exist.
+    pub fn read(
+        &self,
+        segments: &[Segment<'_>],
+        cache: &mut KeyValueCache,
+    ) -> Result<Tensor<2>, ModelError> {
+        let spans = spans(segments, cache)?;
+        let ids: Vec<u32> = segments
+            .iter()
+            .flat_map(|segment| segment.ids)
+            .copied()
+            .collect();
+        let mut h = self.embed(&ids, [1, ids.len()])?;
+        let device = self.device();
+        let host = HostView::view(&h).is_some();
+        let step = CachedStep::new(spans, cache.capacity, &self.config.rope(), &device, host);
+        for (block, stored) in self.layers.iter().zip(&mut cache.blocks) {
+            h = block.read(h, stored, &step);
+        }
+        for segment in segments {
+            cache.lengths[segment.slot] += segment.ids.len();
+        }
+        let last = h.select(0, step.last_tokens(&device));
+        Ok(self.project(self.final_norm(last)))
+    }
+}
+
+fn spans(segments: &[Segment<'_>], cache: &KeyValueCache) -> Result<Vec<Span>, ModelError> {
+    let mut first = 0;
+    let mut used = vec![false; cache.slots()];
+    let span = |segment: &Segment<'_>| {
+        let (slot, count) = (segment.slot, segment.ids.len());
+        assert!(
+            count > 0 && !std::mem::replace(&mut used[slot], true),
+            "one segment a slot, with tokens"
+        );
+        let past = cache.lengths[slot];
+        if past + count > cache.capacity {
             return Err(ModelError::TooLong {
-                tokens: total,
+                tokens: past + count,
                 limit: cache.capacity,
                 what: "cache",
             });
         }
-        let mut h = self.embed(ids, [batch, tokens])?;
-        let step = self.step(cache, tokens);
-        for (block, stored) in self.layers.iter().zip(&mut cache.blocks) {
-            h = block.read(h, stored, &step);
-        }
-        cache.length = total;
-        let width = self.config.hidden_size;
-        let last = h
-            .reshape([batch, tokens, width])
-            .narrow(1, tokens - 1, 1)
-            .reshape([batch, width]);
-        Ok(self.project(self.final_norm(last)))
-    }
-
-    fn step(&self, cache: &KeyValueCache, tokens: usize) -> Step {
-        let (first, total, batch) = (cache.length, cache.length + tokens, cache.padding.len());
-        let device = self.device();
-        let place = |padding: usize, t: usize| (first + t).saturating_sub(padding) as u32;
-        let positions: Vec<u32> = cache
-            .padding
-            .iter()
-            .flat_map(|&p| (0..tokens).map(move |t| place(p, t)))
-            .collect();
-        let (cos, sin) = self.config.rope().table(&positions);
-        let mut hidden = Vec::with_capacity(batch * tokens * total);
-        for &padding in &cache.padding {
-            for own in first..total {
-                // A padding token attends itself, so that no row of scores is empty.
-                hidden.extend((0..total).map(|key| key > own || (key < padding && key != own)));
-            }
-        }
-        Step {
-            cos: table_tensor(&cos, [batch, tokens], &device),
-            sin: table_tensor(&sin, [batch, tokens], &device),
-            hidden: Tensor::from_data(TensorData::new(hidden, [batch, 1, tokens, total]), &device),
-            batch,
-            tokens,
+        let span = Span {
+            slot,
+            past,
             first,
-        }
-    }
+            count,
+        };
+        first += count;
+        Ok(span)
+    };
+    segments.iter().map(span).collect()
 }
 
 impl Block {
-    fn read(&self, x: Tensor<2>, stored: &mut [Tensor<4>; 2], step: &Step) -> Tensor<2> {
+    fn read(&self, x: Tensor<2>, stored: &mut [Tensor<1>; 2], step: &CachedStep) -> Tensor<2> {
         let h = self.normal(&self.input_layernorm, x.clone());
-        let heads = self.heads;
-        let split = |y: Tensor<2>, count: usize| {
-            y.reshape([step.batch, step.tokens, count, heads.width])
-                .swap_dims(1, 2)
-        };
-        let q = rotate_half(
-            split(self.q_proj.forward(h.clone()), heads.query),
-            &step.cos,
-            &step.sin,
+        let (q, k) = (
+            self.q_proj.forward(h.clone()),
+            self.k_proj.forward(h.clone()),
         );
-        let k = rotate_half(
-            split(self.k_proj.forward(h.clone()), heads.key_value),
-            &step.cos,
-            &step.sin,
-        );
-        let v = split(self.v_proj.forward(h), heads.key_value);
-        let [keys, values] = &mut *stored;
-        store(keys, k, step);
-        store(values, v, step);
-        let total = step.first + step.tokens;
-        let [k, v] = [&*keys, &*values].map(|tensor| tensor.clone().narrow(2, 0, total));
-        let context = attend(q, k, v, step.hidden.clone());
-        let context = context
-            .swap_dims(1, 2)
-            .reshape([step.batch * step.tokens, heads.query * heads.width]);
+        let context = cached_attention([q, k, self.v_proj.forward(h)], stored, self.heads, step);
         self.feed_forward(x + self.o_proj.forward(context))
     }
-}
-
-/// Writes new keys or values behind the stored ones, in place where the device allows.
-fn store(stored: &mut Tensor<4>, new: Tensor<4>, step: &Step) {
-    let [batch, heads, _, width] = stored.dims();
-    let empty = Tensor::empty([0, 0, 0, 0], &new.device());
-    let owned = std::mem::replace(stored, empty);
-    *stored = owned.slice_assign(
-        [
-            0..batch,
-            0..heads,
-            step.first..step.first + step.tokens,
-            0..width,
-        ],
-        new,
-    );
 }

@@ -16,7 +16,7 @@ mod model;
 mod presets;
 mod train;
 
-pub use cache::KeyValueCache;
+pub use cache::{KeyValueCache, Segment};
 pub use config::LlamaConfig;
 pub use load::{device_tensor, host_tensor};
 pub use model::{Block, Llama};

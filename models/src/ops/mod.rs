@@ -1,6 +1,7 @@
 //! Operations of transformers, each with a host loop for `cpu` and a composed form for every other device.
 
 mod attention;
+mod cached;
 mod cross_entropy;
 mod host_attention;
 mod norm;
@@ -13,7 +14,7 @@ pub use norm::rms_norm;
 pub use rope::{Rope, RopeScaling};
 pub use swiglu::swiglu;
 
-pub(crate) use rope::{rotate_half, table_tensor};
+pub(crate) use cached::{CachedStep, Span, cached_attention};
 
 use burn::tensor::Tensor;
 
