@@ -1,5 +1,7 @@
 //! Text of generated ids, piece by piece.
 
+use std::borrow::Borrow;
+
 use crate::error::Result;
 use crate::tokenizer::Tokenizer;
 
@@ -25,9 +27,11 @@ const LONGEST_WAIT: usize = 8;
 /// # Ok(())
 /// # }
 /// ```
+///
+/// `T` is what holds the tokenizer: a reference, or an `Arc` where the stream outlives its scope.
 #[derive(Debug, Clone)]
-pub struct DecodeStream<'a> {
-    tokenizer: &'a Tokenizer,
+pub struct DecodeStream<T> {
+    tokenizer: T,
     skip_special: bool,
     /// Ids of the last piece given out, then those not given out yet.
     ids: Vec<u32>,
@@ -35,9 +39,9 @@ pub struct DecodeStream<'a> {
     given: usize,
 }
 
-impl<'a> DecodeStream<'a> {
+impl<T: Borrow<Tokenizer>> DecodeStream<T> {
     /// A stream at the start of a text.
-    pub fn new(tokenizer: &'a Tokenizer, skip_special: bool) -> Self {
+    pub fn new(tokenizer: T, skip_special: bool) -> Self {
         Self {
             tokenizer,
             skip_special,
@@ -47,7 +51,7 @@ impl<'a> DecodeStream<'a> {
     }
 
     /// A stream that continues the text of `prompt`, so that a space between both is kept.
-    pub fn after(tokenizer: &'a Tokenizer, prompt: &[u32], skip_special: bool) -> Self {
+    pub fn after(tokenizer: T, prompt: &[u32], skip_special: bool) -> Self {
         let tail = prompt[prompt.len().saturating_sub(LONGEST_WAIT)..].to_vec();
         Self {
             tokenizer,
@@ -94,8 +98,12 @@ impl<'a> DecodeStream<'a> {
     fn pending(&self) -> Result<String> {
         let before = self
             .tokenizer
+            .borrow()
             .decode(&self.ids[..self.given], self.skip_special)?;
-        let all = self.tokenizer.decode(&self.ids, self.skip_special)?;
+        let all = self
+            .tokenizer
+            .borrow()
+            .decode(&self.ids, self.skip_special)?;
         Ok(match all.strip_prefix(before.as_str()) {
             Some(new) => new.to_owned(),
             // Bytes that looked complete turned out to belong to a broken sequence.

@@ -202,7 +202,7 @@ impl Tokenizer {
     }
 
     /// Decodes ids one by one as they are generated; special tokens are left out.
-    pub fn stream(&self) -> DecodeStream<'_> {
+    pub fn stream(&self) -> DecodeStream<&Self> {
         DecodeStream::new(self, true)
     }
 

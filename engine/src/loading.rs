@@ -8,6 +8,7 @@ use temper_adapters::{Adaptable, Parameters, RandomSource, attach_trained};
 use temper_models::Llama;
 
 use crate::device::{self, OpenDevice};
+use crate::generate::{Limits, Order};
 use crate::{Failure, hub, run};
 
 /// Arguments shared by the commands that load a model.
@@ -30,6 +31,43 @@ pub(crate) enum Precision {
     F32,
     Bf16,
     F16,
+}
+
+/// Arguments shared by the commands that generate text.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct BatchArgs {
+    /// Sequences that run at once
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) batch_size: u32,
+    /// Memory for keys and values, like `4GiB`; fewer sequences run at once when it is short
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) cache_memory: Option<bytesize::ByteSize>,
+    /// Which prompt starts next; changes the speed, never the text
+    #[arg(long, value_enum, default_value_t = StartOrder::Arrival)]
+    pub(crate) order: StartOrder,
+}
+
+/// Which prompt starts next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum StartOrder {
+    /// The first of the file
+    Arrival,
+    /// The longest
+    Longest,
+}
+
+impl BatchArgs {
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            max_sequences: self.batch_size as usize,
+            cache_bytes: self.cache_memory.map(|size| size.as_u64()),
+            order: match self.order {
+                StartOrder::Arrival => Order::Arrival,
+                StartOrder::Longest => Order::Longest,
+            },
+            ..Limits::default()
+        }
+    }
 }
 
 impl From<Precision> for FloatDType {

@@ -1,15 +1,17 @@
 //! `temper generate`: text from a model.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::ValueEnum;
 use serde_json::{Map, Value};
 use temper_datasets::{ChatTemplate, DataError, Message, Renderer, Row, Template, Tokenizer};
 
 use crate::Failure;
-use crate::generate::{Completion, GenerateError, Prompt, Sampling, generate};
-use crate::loading::{ModelArgs, Precision};
+use crate::generate::{Completion, GenerateError, Progress as Step, Prompt, Sampling, complete};
+use crate::loading::{BatchArgs, ModelArgs, Precision};
 use crate::run::{Progress, Verbosity, write_atomic};
 
 /// Arguments of `temper generate`.
@@ -49,9 +51,8 @@ pub(crate) struct Args {
     /// Text before which a completion ends; may be repeated
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
-    /// Rows at a time
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
-    batch_size: u32,
+    #[command(flatten)]
+    batch: BatchArgs,
     /// Give the prompt as it stands (the default)
     #[arg(long, conflicts_with = "template")]
     raw: bool,
@@ -130,24 +131,25 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     };
     let options = args.model.options(args.dtype);
     let directory = options.resolve()?;
-    let tokenizer = tokenizer(&directory, &entries)?;
-    let prompts = prompts(&entries, tokenizer.as_ref(), args.template)?;
+    let tokenizer = tokenizer(&directory, &entries)?.map(Arc::new);
+    let prompts = prompts(&entries, tokenizer.as_deref(), args.template)?;
     let model = options.load_from(directory)?.model;
-    let complete = |prompts: &[Prompt], on_token: &mut dyn FnMut(usize, &str)| {
-        generate(
+    let limits = args.batch.limits();
+    let complete = |on_progress: &mut dyn FnMut(Step<'_>)| {
+        complete(
             &model,
             tokenizer.as_ref(),
-            prompts,
+            &prompts,
             &sampling,
-            args.batch_size as usize,
-            on_token,
+            limits,
+            on_progress,
         )
     };
     if args.prompt.is_some() {
-        return args.show(&prompts, complete);
+        return args.show(complete);
     }
     let decoded = tokenizer.is_some();
-    args.write_rows(entries, &prompts, decoded, complete)
+    args.write_rows(entries, decoded, complete)
 }
 
 impl Args {
@@ -165,68 +167,95 @@ impl Args {
     /// One prompt: text on the terminal as it grows, or in a file.
     fn show(
         &self,
-        prompts: &[Prompt],
-        complete: impl Fn(
-            &[Prompt],
-            &mut dyn FnMut(usize, &str),
-        ) -> Result<Vec<Completion>, GenerateError>,
+        complete: impl Fn(&mut dyn FnMut(Step<'_>)) -> Result<(), GenerateError>,
     ) -> Result<(), Failure> {
-        if let Some(file) = &self.output {
-            let text = complete(prompts, &mut |_, _| ())?
-                .into_iter()
-                .map(|completion| completion.text);
-            return Ok(write_atomic(file, text.collect::<String>().as_bytes())?);
-        }
         let mut out = std::io::stdout();
+        let mut all = String::new();
         let mut written = Ok(());
-        complete(prompts, &mut |_, text| {
-            if written.is_ok() {
-                written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        complete(&mut |step| {
+            if let Step::Text(_, text) = step {
+                all.push_str(text);
+                if self.output.is_none() && written.is_ok() {
+                    written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+                }
             }
         })?;
+        if let Some(file) = &self.output {
+            return Ok(write_atomic(file, all.as_bytes())?);
+        }
         written?;
         Ok(writeln!(out)?)
     }
 
-    /// Rows of a file: a batch is written when it is done.
+    /// Rows of a file, in their order: each is written as soon as those before it are.
     fn write_rows(
         &self,
         entries: Vec<Entry>,
-        prompts: &[Prompt],
         decoded: bool,
-        complete: impl Fn(
-            &[Prompt],
-            &mut dyn FnMut(usize, &str),
-        ) -> Result<Vec<Completion>, GenerateError>,
+        complete: impl Fn(&mut dyn FnMut(Step<'_>)) -> Result<(), GenerateError>,
     ) -> Result<(), Failure> {
-        let mut progress = Progress::new("generate", prompts.len() as u64, Verbosity::Normal);
-        let mut entries = entries.into_iter();
-        let mut file = Vec::new();
-        let mut done = 0;
-        for chunk in prompts.chunks(self.batch_size as usize) {
-            let mut lines = Vec::new();
-            for (completion, entry) in complete(chunk, &mut |_, _| ())?
-                .into_iter()
-                .zip(entries.by_ref())
-            {
-                serde_json::to_writer(&mut lines, &row(entry, completion, decoded))?;
-                lines.push(b'\n');
+        let mut progress = Progress::new("generate", entries.len() as u64, Verbosity::Normal);
+        let mut lines = Lines::new(entries, decoded, self.output.is_none());
+        let mut written = Ok(());
+        let completed = complete(&mut |step| {
+            if let (Step::Done(index, completion), Ok(())) = (step, &written) {
+                written = lines.done(index, completion);
+                progress.update(lines.count, "");
             }
-            if self.output.is_some() {
-                file.append(&mut lines);
-            } else {
-                let mut out = std::io::stdout().lock();
-                out.write_all(&lines)?;
-                out.flush()?;
-            }
-            done += chunk.len() as u64;
-            progress.update(done, "");
-        }
+        });
         progress.finish();
+        written?;
+        completed?;
         match &self.output {
-            Some(path) => Ok(write_atomic(path, &file)?),
+            Some(path) => Ok(write_atomic(path, &lines.text)?),
             None => Ok(()),
         }
+    }
+}
+
+/// Rows that come in any order, written in their own.
+struct Lines {
+    entries: Vec<Option<Entry>>,
+    /// Complete, and waiting for a row before them.
+    early: BTreeMap<usize, Completion>,
+    next: usize,
+    count: u64,
+    decoded: bool,
+    /// To the standard output at once, or all into `text`.
+    stream: bool,
+    text: Vec<u8>,
+}
+
+impl Lines {
+    fn new(entries: Vec<Entry>, decoded: bool, stream: bool) -> Self {
+        Self {
+            entries: entries.into_iter().map(Some).collect(),
+            early: BTreeMap::new(),
+            next: 0,
+            count: 0,
+            decoded,
+            stream,
+            text: Vec::new(),
+        }
+    }
+
+    fn done(&mut self, index: usize, completion: Completion) -> std::io::Result<()> {
+        self.count += 1;
+        self.early.insert(index, completion);
+        while let Some(completion) = self.early.remove(&self.next) {
+            if let Some(entry) = self.entries[self.next].take() {
+                serde_json::to_writer(&mut self.text, &row(entry, completion, self.decoded))?;
+                self.text.push(b'\n');
+            }
+            self.next += 1;
+        }
+        if self.stream && !self.text.is_empty() {
+            let mut out = std::io::stdout().lock();
+            out.write_all(&self.text)?;
+            out.flush()?;
+            self.text.clear();
+        }
+        Ok(())
     }
 }
 

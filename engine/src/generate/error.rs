@@ -30,7 +30,7 @@ pub enum GenerateError {
     },
     /// A prompt that fills the context.
     #[error(
-        "the prompt of row {row} has {tokens} tokens, and the model's context of {limit} must also \
+        "the prompt of row {row} has {tokens} tokens, and the context of {limit} must also \
          hold the answer; shorten the prompt"
     )]
     TooLong {
@@ -64,6 +64,19 @@ pub enum GenerateError {
         row: u64,
         /// The new token, counted from 0.
         step: usize,
+    },
+    /// Memory for keys and values that holds not even one sequence.
+    #[error(
+        "a key/value cache of {bytes} bytes holds not one sequence of {tokens} tokens, which needs {needed}; give it more, or \
+         limit the length of sequences"
+    )]
+    CacheTooSmall {
+        /// The memory given.
+        bytes: u64,
+        /// The memory of one sequence.
+        needed: u64,
+        /// Its length.
+        tokens: usize,
     },
     /// The model refused.
     #[error(transparent)]

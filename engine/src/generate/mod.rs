@@ -1,21 +1,23 @@
-//! Text from a model: batches padded on the left, keys and values kept, one token a row at a time.
+//! Text from a model: many sequences at once over one cache, each as if it were alone.
 //!
 //! What a row gets depends on its prompt, its number and the seed, not on the rows beside it: random numbers are addressed by
-//! row and step, positions count real tokens, and a row ends when its own end comes.
+//! row and step, every sequence has its own place in the cache, and a row ends when its own end comes.
 
-mod batch;
+mod engine;
 mod error;
 mod sampling;
+mod sequence;
 mod text;
 
-use temper_adapters::Parameters;
-use temper_datasets::Tokenizer;
-use temper_models::{Llama, LlamaConfig};
+use std::collections::HashMap;
+use std::sync::Arc;
 
+use temper_datasets::Tokenizer;
+use temper_models::Llama;
+
+pub use engine::{Engine, Event, Limits, Order, Request, RequestId, Statistics};
 pub use error::GenerateError;
 pub use sampling::Sampling;
-
-use batch::{Ends, run_batch};
 
 /// The beginning of a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +51,7 @@ pub struct Completion {
     pub finish: Finish,
 }
 
-/// Completes `prompts`, up to `batch_size` at a time; the completions come in the order of the prompts.
+/// Completes `prompts`; the completions come in the order of the prompts.
 ///
 /// `on_token` is given the index of a prompt and the text that a token completed. Joined, the pieces of a prompt are the text of its
 /// completion. Without a tokenizer nothing is decoded.
@@ -59,130 +61,103 @@ pub struct Completion {
 ///
 /// # Examples
 /// ```no_run
+/// use std::sync::Arc;
 /// use burn::tensor::{Device, FloatDType};
 /// use temper_datasets::Tokenizer;
-/// use temper_engine::generate::{Prompt, Sampling, generate};
+/// use temper_engine::generate::{Limits, Prompt, Sampling, generate};
 /// use temper_models::Llama;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let directory = std::path::Path::new("assets/stories260k");
 /// let model = Llama::load(directory, FloatDType::F32, &Device::flex())?;
-/// let tokenizer = Tokenizer::load(directory)?;
+/// let tokenizer = Arc::new(Tokenizer::load(directory)?);
 /// let prompt = Prompt { row: 0, ids: tokenizer.encode("Once upon a time", true)? };
-/// let done = generate(&model, Some(&tokenizer), &[prompt], &Sampling::default(), 1, &mut |_, _| ())?;
+/// let (sampling, limits) = (Sampling::default(), Limits::default());
+/// let done = generate(&model, Some(&tokenizer), &[prompt], &sampling, limits, &mut |_, _| ())?;
 /// assert!(done[0].text.starts_with(", there was"));
 /// # Ok(())
 /// # }
 /// ```
 pub fn generate(
     model: &Llama,
-    tokenizer: Option<&Tokenizer>,
+    tokenizer: Option<&Arc<Tokenizer>>,
     prompts: &[Prompt],
     sampling: &Sampling,
-    batch_size: usize,
+    limits: Limits,
     on_token: &mut dyn FnMut(usize, &str),
 ) -> Result<Vec<Completion>, GenerateError> {
-    sampling.check()?;
-    if tokenizer.is_none() && !sampling.stop.is_empty() {
-        return Err(GenerateError::StopWithoutTokenizer);
-    }
-    let context = context(model.config());
-    prompts
+    let mut completions: Vec<Option<Completion>> = vec![None; prompts.len()];
+    complete(
+        model,
+        tokenizer,
+        prompts,
+        sampling,
+        limits,
+        &mut |progress| match progress {
+            Progress::Text(index, text) => on_token(index, text),
+            Progress::Done(index, completion) => completions[index] = Some(completion),
+        },
+    )?;
+    Ok(completions.into_iter().flatten().collect())
+}
+
+/// What [`complete`] reports, with the index of the prompt.
+#[derive(Debug)]
+pub enum Progress<'a> {
+    /// A token completed this text.
+    Text(usize, &'a str),
+    /// A prompt is complete. The short ones come first, whatever their order.
+    Done(usize, Completion),
+}
+
+/// As [`generate`], handing each completion over as soon as it is there.
+///
+/// # Errors
+/// As [`generate`]; completions that were handed over stay valid.
+pub fn complete(
+    model: &Llama,
+    tokenizer: Option<&Arc<Tokenizer>>,
+    prompts: &[Prompt],
+    sampling: &Sampling,
+    limits: Limits,
+    on_progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<(), GenerateError> {
+    let context = limits
+        .max_length
+        .unwrap_or(usize::MAX)
+        .min(engine::context(model.config()));
+    let longest = prompts
         .iter()
-        .try_for_each(|prompt| check(prompt, model.config(), context))?;
-    let model = model.frozen();
-    let ends = Ends::new(model.config(), tokenizer, sampling);
-    let mut completions = Vec::with_capacity(prompts.len());
-    while completions.len() < prompts.len() {
-        let first = completions.len();
-        let rest = &prompts[first..];
-        let count = batch_rows(rest, batch_size, context, sampling.max_new_tokens);
-        let mut show = |index: usize, text: &str| on_token(first + index, text);
-        completions.extend(run_batch(
-            &model,
-            &ends,
-            &rest[..count],
-            context,
-            &mut show,
-        )?);
-    }
-    Ok(completions)
-}
-
-/// Tokens that the model can place.
-fn context(config: &LlamaConfig) -> usize {
-    config
-        .max_position_embeddings
-        .min(config.sliding_window.unwrap_or(usize::MAX))
-}
-
-fn check(prompt: &Prompt, config: &LlamaConfig, context: usize) -> Result<(), GenerateError> {
-    let (row, tokens, vocabulary) = (prompt.row, prompt.ids.len(), config.vocab_size);
-    if tokens == 0 {
-        return Err(GenerateError::EmptyPrompt { row });
-    }
-    if tokens >= context {
-        return Err(GenerateError::TooLong {
-            row,
-            tokens,
-            limit: context,
-        });
-    }
-    match prompt.ids.iter().find(|&&id| id as usize >= vocabulary) {
-        Some(&id) => Err(GenerateError::TokenId {
-            row,
-            id,
-            vocabulary,
-        }),
-        None => Ok(()),
-    }
-}
-
-/// How many of the next prompts share a batch. The longest prompt and the longest answer must fit the context together: a row that
-/// is short of room gets a batch in which nobody needs more than it has.
-fn batch_rows(prompts: &[Prompt], batch_size: usize, context: usize, max_new: usize) -> usize {
-    let (mut longest, mut most) = (0, 0);
-    let fits = |prompt: &&Prompt| {
-        longest = longest.max(prompt.ids.len());
-        most = most.max(max_new.min(context - prompt.ids.len()));
-        longest + most <= context
+        .map(|prompt| prompt.ids.len())
+        .max()
+        .unwrap_or(0);
+    let limits = Limits {
+        max_sequences: limits.max_sequences.min(prompts.len()),
+        max_length: Some(longest.saturating_add(sampling.max_new_tokens).min(context)),
+        ..limits
     };
-    prompts
-        .iter()
-        .take(batch_size.max(1))
-        .take_while(fits)
-        .count()
-        .max(1)
+    let mut engine = Engine::new(model, tokenizer.cloned(), limits)?;
+    let mut indices = HashMap::with_capacity(prompts.len());
+    for (index, prompt) in prompts.iter().enumerate() {
+        let request = Request {
+            prompt: prompt.clone(),
+            sampling: sampling.clone(),
+        };
+        indices.insert(engine.submit(request)?, index);
+    }
+    while !engine.is_idle() {
+        for event in engine.step()? {
+            match event {
+                Event::Token { id, text } => on_progress(Progress::Text(indices[&id], &text)),
+                Event::Done { id, completion } => {
+                    on_progress(Progress::Done(indices[&id], completion))
+                }
+                Event::Failed { error, .. } => return Err(error),
+            }
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn prompts(lengths: &[usize]) -> Vec<Prompt> {
-        lengths
-            .iter()
-            .map(|&length| Prompt {
-                row: 0,
-                ids: vec![1; length],
-            })
-            .collect()
-    }
-
-    #[test]
-    fn a_row_short_of_room_does_not_shorten_its_neighbours() {
-        assert_eq!(batch_rows(&prompts(&[4, 5, 6, 7]), 3, 64, 20), 3);
-        assert_eq!(
-            batch_rows(&prompts(&[4, 60, 6]), 3, 64, 20),
-            1,
-            "60 + 20 tokens do not fit"
-        );
-        assert_eq!(batch_rows(&prompts(&[60, 4]), 3, 64, 20), 1);
-        assert_eq!(
-            batch_rows(&prompts(&[60, 60]), 3, 64, 20),
-            2,
-            "both have room for 4"
-        );
-        assert_eq!(batch_rows(&prompts(&[4]), 0, 64, 20), 1);
-    }
-}
+mod tests;

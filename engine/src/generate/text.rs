@@ -1,15 +1,17 @@
 //! The text of one completion while it grows.
 
+use std::sync::Arc;
+
 use temper_datasets::{DataError, DecodeStream, Tokenizer};
 
 /// Turns ids into text and ends before a stop string.
 ///
 /// Text that may be the beginning of a stop string is held back until it is one or cannot become one.
 #[derive(Debug)]
-pub(super) struct CompletionText<'a> {
-    tokenizer: &'a Tokenizer,
-    stream: DecodeStream<'a>,
-    stop: &'a [String],
+pub(super) struct CompletionText {
+    stream: DecodeStream<Arc<Tokenizer>>,
+    tokenizer: Arc<Tokenizer>,
+    stop: Vec<String>,
     /// Not shown yet.
     held: String,
     shown: String,
@@ -24,15 +26,15 @@ pub(super) struct Piece {
     pub(super) stopped: bool,
 }
 
-impl<'a> CompletionText<'a> {
-    pub(super) fn new(tokenizer: &'a Tokenizer, prompt: &[u32], stop: &'a [String]) -> Self {
+impl CompletionText {
+    pub(super) fn new(tokenizer: Arc<Tokenizer>, prompt: &[u32], stop: Vec<String>) -> Self {
         // Ids that only the embedding has are no text.
         let known: Vec<u32> = prompt
             .iter()
             .copied()
             .filter(|&id| (id as usize) < tokenizer.vocab_size())
             .collect();
-        let stream = DecodeStream::after(tokenizer, &known, true);
+        let stream = DecodeStream::after(Arc::clone(&tokenizer), &known, true);
         Self {
             tokenizer,
             stream,
@@ -53,7 +55,7 @@ impl<'a> CompletionText<'a> {
 
     /// Shows what was held back; nothing follows.
     pub(super) fn end(&mut self) -> Result<Piece, DataError> {
-        let ended = DecodeStream::new(self.tokenizer, true);
+        let ended = DecodeStream::new(Arc::clone(&self.tokenizer), true);
         let rest = std::mem::replace(&mut self.stream, ended).finish()?;
         Ok(self.take(&rest, true))
     }
@@ -65,11 +67,11 @@ impl<'a> CompletionText<'a> {
 
     fn take(&mut self, new: &str, last: bool) -> Piece {
         self.held.push_str(new);
-        let (length, stopped) = match first_match(&self.held, self.stop) {
+        let (length, stopped) = match first_match(&self.held, &self.stop) {
             Some(at) => (at, true),
             None if last => (self.held.len(), false),
             None => (
-                self.held.len() - possible_start(&self.held, self.stop),
+                self.held.len() - possible_start(&self.held, &self.stop),
                 false,
             ),
         };
@@ -106,7 +108,7 @@ mod tests {
         ))
         .unwrap();
         let stop: Vec<String> = stop.iter().map(|&stop| stop.to_owned()).collect();
-        let mut text = CompletionText::new(&tokenizer, &[1], &stop);
+        let mut text = CompletionText::new(Arc::new(tokenizer), &[1], stop);
         let mut out = Vec::new();
         for piece in pieces {
             let piece = text.take(piece, false);

@@ -8,7 +8,7 @@ use temper_models::Llama;
 
 use super::setup::Setup;
 use crate::Failure;
-use crate::generate::{Prompt, Sampling, generate};
+use crate::generate::{Limits, Prompt, Sampling, generate};
 use crate::recipe::Recipe;
 use crate::run::RunDir;
 
@@ -114,7 +114,7 @@ impl Samples {
             Some(&setup.tokenizer),
             &prompts,
             &self.sampling,
-            prompts.len(),
+            Limits::default(),
             &mut |_, _| (),
         )
         .map_err(Failure::run)?;

@@ -1,6 +1,7 @@
 //! From a recipe to a learner that is ready to train, and the dry run that stops short of the weights.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use burn::tensor::FloatDType;
 use temper_adapters::peft::{AdapterConfig, AdapterFile, TargetRule, resolve};
@@ -26,7 +27,7 @@ pub(super) struct Setup {
     pub(super) options: TrainerOptions,
     pub(super) adapter: Option<AdapterConfig>,
     pub(super) device: OpenDevice,
-    pub(super) tokenizer: Tokenizer,
+    pub(super) tokenizer: Arc<Tokenizer>,
     /// Where the tokenizer's files lie.
     tokenizer_directory: Option<PathBuf>,
 }
@@ -86,7 +87,7 @@ impl Setup {
             options,
             adapter,
             device,
-            tokenizer,
+            tokenizer: Arc::new(tokenizer),
             tokenizer_directory,
         })
     }
