@@ -71,7 +71,9 @@ pub(super) fn rows_product_into(x: Matrix<'_>, w: Matrix<'_>, output: &mut [&mut
     }
     let arch = pulp::Arch::new();
     if x.rows * w.rows * x.cols < 1 << 16 {
-        parts.into_iter().for_each(|part| arch.dispatch(part));
+        for part in parts {
+            arch.dispatch(part);
+        }
     } else {
         parts.into_par_iter().for_each(|part| arch.dispatch(part));
     }

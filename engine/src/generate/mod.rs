@@ -150,7 +150,7 @@ pub fn complete(
             match event {
                 Event::Token { id, text } => on_progress(Progress::Text(indices[&id], &text)),
                 Event::Done { id, completion } => {
-                    on_progress(Progress::Done(indices[&id], completion))
+                    on_progress(Progress::Done(indices[&id], completion));
                 }
                 Event::Failed { error, .. } => return Err(error),
             }

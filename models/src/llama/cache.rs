@@ -1,6 +1,6 @@
 //! Generation: keys and values of what was read are kept, so that each new token costs one row.
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Tensor, s};
 use temper_adapters::ops::{HostView, Updated};
 
 use super::{Block, Llama, LlamaConfig};
@@ -95,17 +95,12 @@ impl KeyValueCache {
 fn copy(tensor: &mut Tensor<1>, [source, target, count]: [usize; 3]) {
     let empty = Tensor::empty([0], &tensor.device());
     let all = std::mem::replace(tensor, empty);
-    *tensor = match HostView::update(all, |values| {
-        values.copy_within(source..source + count, target)
-    }) {
+    let moved = |values: &mut [f32]| values.copy_within(source..source + count, target);
+    *tensor = match HostView::update(all, moved) {
         Updated::Changed(all) => all,
         Updated::Elsewhere(all) => {
-            let copied = all.clone().slice([source..source + count]);
-            #[expect(
-                clippy::single_range_in_vec_init,
-                reason = "one range for one dimension"
-            )]
-            all.slice_assign([target..target + count], copied)
+            let copied = all.clone().narrow(0, source, count);
+            all.slice_assign(s![target..target + count], copied)
         }
     };
 }

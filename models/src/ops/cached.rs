@@ -131,9 +131,9 @@ fn singles(spans: &[Span], device: &Device) -> Group {
     let keys = spans.iter().map(|span| span.past + 1).max().unwrap_or(1);
     // A slot without a token attends its first key: its result is not used, and no row of scores is empty.
     let mut seen = vec![1; count];
-    spans
-        .iter()
-        .for_each(|span| seen[span.slot - low] = span.past + 1);
+    for span in spans {
+        seen[span.slot - low] = span.past + 1;
+    }
     let hidden: Vec<bool> = seen
         .iter()
         .flat_map(|&seen| (0..keys).map(move |key| key >= seen))
