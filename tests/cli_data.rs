@@ -440,6 +440,59 @@ fn broken_data_is_named_in_a_preview() {
     assert!(message.contains("rows.jsonl` line 2"), "{message}");
 }
 
+/// `temper data generate arithmetic` with these arguments.
+fn arithmetic(more: &[&str]) -> Vec<Value> {
+    rows(&ok(&[&["data", "generate", "arithmetic"], more].concat()))
+}
+
+#[test]
+fn word_problems_are_written_in_the_shapes_of_their_models() {
+    let plain = arithmetic(&["--problems", "5", "--steps", "2"]);
+    assert_eq!(plain.len(), 5);
+    assert!(plain.iter().all(|row| row["steps"] == 2));
+    let sets = "original,ans-aug,rephrased,sv,fobar";
+    let augmented = arithmetic(&["--problems", "5", "--sets", sets, "--format", "metamathqa"]);
+    let kinds: std::collections::BTreeSet<&str> = augmented
+        .iter()
+        .filter_map(|row| row["type"].as_str())
+        .collect();
+    assert_eq!(kinds.len(), 5, "{kinds:?}");
+    for row in &augmented {
+        let response = row["response"].as_str().unwrap();
+        assert!(response.contains("\nThe answer is: "), "{response}");
+    }
+    let backward = [
+        "--split",
+        "test",
+        "--sets",
+        "sv,fobar",
+        "--format",
+        "gsm8k-backward",
+        "--rows",
+        "20",
+    ];
+    let backward = arithmetic(&backward);
+    assert_eq!(backward.len(), 20);
+    let number = |row: &Value| {
+        row["answer"]
+            .as_str()
+            .and_then(|text| text.parse::<u32>().ok())
+    };
+    assert!(backward.iter().all(|row| number(row).is_some()));
+}
+
+#[test]
+fn word_problems_go_to_a_file_whole_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("rows.jsonl");
+    ok(&["data", "generate", "arithmetic", "--output", text_of(&file)]);
+    assert_eq!(rows(&fs::read_to_string(&file).unwrap()).len(), 1000);
+    let refused = ["data", "generate", "arithmetic", "--steps", "9", "--output"];
+    let message = fails(&[&refused[..], &[text_of(&file)]].concat(), 2);
+    assert!(message.contains("`steps`"), "{message}");
+    assert_eq!(rows(&fs::read_to_string(&file).unwrap()).len(), 1000);
+}
+
 #[test]
 fn models_are_described() {
     let model = inspected("assets/stories260k");

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use crate::arithmetic::{self, Arithmetic};
 use crate::bytes::{hash_file, hash_part, hex};
 use crate::cache::{self, CacheSlot};
 use crate::error::{DataError, Result};
@@ -33,6 +34,7 @@ const CHUNK: usize = 1024;
 /// | `cache` | `true` | keep the ids on disk |
 /// | `cache_dir` | none | where; else `.temper-cache` beside the first file |
 /// | `allow_special_text` | `false` | let texts in conversations write control tokens |
+/// | `generated` | none | make rows instead of reading them |
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DataConfig {
     /// Files and directories, read in this order.
@@ -55,6 +57,8 @@ pub struct DataConfig {
     pub cache_dir: Option<PathBuf>,
     /// Let the texts of conversations contain special tokens, which then act as control tokens.
     pub allow_special_text: bool,
+    /// Make the rows instead of reading them; `paths` and `kind` are not used then.
+    pub generated: Option<Arithmetic>,
 }
 
 impl Default for DataConfig {
@@ -70,6 +74,7 @@ impl Default for DataConfig {
             cache: true,
             cache_dir: None,
             allow_special_text: false,
+            generated: None,
         }
     }
 }
@@ -82,8 +87,10 @@ impl DataConfig {
                 reason: reason.into(),
             })
         };
-        if self.paths.is_empty() {
-            return bad("paths", "is empty");
+        match &self.generated {
+            Some(generated) => generated.check()?,
+            None if self.paths.is_empty() => return bad("paths", "is empty"),
+            None => {}
         }
         if self.max_length < 2 {
             return bad(
@@ -112,6 +119,10 @@ impl DataConfig {
             self.allow_special_text,
         );
         hash_part(&mut hasher, format!("{settings:?}").as_bytes());
+        if let Some(generated) = &self.generated {
+            let made = (arithmetic::VERSION, generated);
+            hash_part(&mut hasher, format!("{made:?}").as_bytes());
+        }
         for file in files {
             let extension = file.extension().unwrap_or_default().to_string_lossy();
             hash_part(&mut hasher, extension.as_bytes());
@@ -146,10 +157,13 @@ impl Dataset {
         progress: &(dyn Fn(usize, usize) + Sync),
     ) -> Result<Self> {
         config.check()?;
-        let files = data_files(&config.paths)?;
+        let files = match &config.generated {
+            Some(_) => Vec::new(),
+            None => data_files(&config.paths)?,
+        };
         let fingerprint = config.fingerprint(&files, tokenizer)?;
-        let slot = config
-            .cache
+        // What is made needs no cache: making it is as fast.
+        let slot = (config.cache && config.generated.is_none())
             .then(|| CacheSlot::new(config.cache_dir.as_deref(), &files, &fingerprint));
         let damage = match slot.as_ref().map(CacheSlot::load) {
             Some(Ok(Some(mut dataset))) => {
@@ -159,7 +173,10 @@ impl Dataset {
             Some(Err(reason)) => Some(reason),
             None | Some(Ok(None)) => None,
         };
-        let rows = read_rows(&files, config.kind, config.limit)?;
+        let rows = match &config.generated {
+            Some(generated) => generated.training_rows(config.limit)?,
+            None => read_rows(&files, config.kind, config.limit)?,
+        };
         let mut dataset = Self::tokenise(config, tokenizer, &rows, progress)?;
         dataset.report.fingerprint = fingerprint;
         if let Some(slot) = slot {

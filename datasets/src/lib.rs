@@ -30,6 +30,7 @@
 //! # }
 //! ```
 
+pub mod arithmetic;
 mod bytes;
 mod cache;
 pub mod chat;

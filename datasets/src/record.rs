@@ -198,12 +198,17 @@ fn gsm8k(fields: &mut Fields<'_>) -> Result<Row> {
     fields.require(&["question", "answer"], "`question` and `answer`")?;
     let question = fields.text("question")?;
     let answer = fields.text("answer")?;
+    gsm8k_pair(question, &answer, fields.location)
+}
+
+/// A question of GSM8K and its answer as it is trained.
+pub(crate) fn gsm8k_pair(question: String, answer: &str, location: &RowLocation) -> Result<Row> {
     let Some((rationale, last)) = answer.rsplit_once("####") else {
         let reason = format!(
             "`answer` has no `#### ` before the final number: `{}`",
-            excerpt(&answer)
+            excerpt(answer)
         );
-        return Err(DataError::broken(fields.location, reason));
+        return Err(DataError::broken(location, reason));
     };
     let rationale = match CALCULATOR.as_ref() {
         Some(marks) => marks.replace_all(rationale, ""),

@@ -8,7 +8,7 @@ use temper_models::LlamaConfig;
 
 use crate::Failure;
 use crate::hub::{resolve_dataset, resolve_model};
-use crate::recipe::{self, Data, Eval, Recipe};
+use crate::recipe::{self, Arithmetic, Data, Eval, Recipe};
 use crate::run::{Progress, Verbosity};
 
 /// The tokenizer of a recipe, downloaded if need be. Rows of ids need none: for them, where there is no
@@ -100,7 +100,7 @@ pub(crate) fn dataset_config(
 fn kind(kind: recipe::DataKind) -> temper_datasets::DataKind {
     match kind {
         recipe::DataKind::MetaMathQa => temper_datasets::DataKind::Metamathqa,
-        recipe::DataKind::Gsm8k => temper_datasets::DataKind::Gsm8k,
+        recipe::DataKind::Gsm8k | recipe::DataKind::Arithmetic => temper_datasets::DataKind::Gsm8k,
         recipe::DataKind::Text => temper_datasets::DataKind::Text,
         recipe::DataKind::Tokens => temper_datasets::DataKind::Tokens,
         recipe::DataKind::Chat => temper_datasets::DataKind::Chat,
@@ -146,7 +146,8 @@ pub(crate) fn train_and_eval_sets(
     verbosity: Verbosity,
 ) -> Result<(Arc<Dataset>, Option<Arc<Dataset>>), Failure> {
     let data = &recipe.data;
-    let config = dataset_config(recipe, data.path.as_slice(), data.limit, tokenizer)?;
+    let mut config = dataset_config(recipe, data.path.as_slice(), data.limit, tokenizer)?;
+    config.generated = data.arithmetic.as_ref().map(Arithmetic::world);
     let train = prepare(&config, tokenizer, "training rows", verbosity)?;
     let Some(eval) = &data.eval else {
         return Ok((Arc::new(train), None));

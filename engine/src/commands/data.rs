@@ -1,5 +1,7 @@
 //! `temper data`: what a model is really trained on.
 
+mod generate;
+
 use temper_datasets::{Dataset, ExampleRef, IGNORED, Tokenizer, preview};
 
 use super::output::{has_colour, print};
@@ -19,6 +21,9 @@ pub(crate) struct Args {
 enum Action {
     /// Print decoded training rows with the trained tokens marked, and what became of all rows
     Preview(PreviewArgs),
+    /// Write rows that are made by rule
+    #[command(subcommand)]
+    Generate(generate::World),
 }
 
 #[derive(Debug, clap::Args)]
@@ -31,7 +36,13 @@ struct PreviewArgs {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let Action::Preview(args) = &args.action;
+    match &args.action {
+        Action::Preview(args) => show(args),
+        Action::Generate(world) => generate::run(world),
+    }
+}
+
+fn show(args: &PreviewArgs) -> Result<(), Failure> {
     let recipe = args.recipe.load()?;
     let tokenizer = load_tokenizer(&recipe)?;
     let (train, held_out) = train_and_eval_sets(&recipe, &tokenizer, Verbosity::Normal)?;

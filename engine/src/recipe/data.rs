@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Arithmetic;
+
 /// The `[data]` section.
 ///
 /// ```
@@ -19,14 +21,16 @@ use serde::{Deserialize, Serialize};
 )]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-#[schemars(extend("required" = ["kind", "path"]))]
+#[schemars(extend("required" = ["kind"]))]
 pub struct Data {
     /// Format of the records.
     pub kind: DataKind,
     /// A file, a directory, a hub data set `org/name[@revision][:file]`, or a list of these, read
-    /// in order.
+    /// in order. Required, except for `arithmetic`, which is made and not read.
     pub path: OneOrMany,
-    /// Prompt template. Default by kind: `metamath` for `metamathqa` and `gsm8k`, `raw` for `text`,
+    /// What is made for `kind = "arithmetic"`.
+    pub arithmetic: Option<Arithmetic>,
+    /// Prompt template. Default by kind: `metamath` for `metamathqa`, `gsm8k` and `arithmetic`, `raw` for `text`,
     /// `chat` for `chat`; `tokens` has none.
     pub template: Option<Template>,
     /// With the `metamath` template: put a query of several lines whole into the instruction
@@ -59,6 +63,7 @@ impl Default for Data {
         Self {
             kind: DataKind::default(),
             path: OneOrMany::default(),
+            arithmetic: None,
             template: None,
             single_field: false,
             chat_template: None,
@@ -79,6 +84,9 @@ impl Data {
     pub(super) fn fill_defaults(&mut self) {
         self.template = self.template.or(self.kind.default_template());
         self.loss_on = Some(self.loss_on());
+        if self.kind == DataKind::Arithmetic {
+            self.arithmetic.get_or_insert_default();
+        }
     }
 
     /// Which tokens carry loss, with the default of the kind.
@@ -107,13 +115,16 @@ pub enum DataKind {
     Tokens,
     /// Conversations: lists of messages with `role` and `content`.
     Chat,
+    /// Word problems that are made by `[data.arithmetic]`; held-out files have the shape of
+    /// `gsm8k`.
+    Arithmetic,
 }
 
 impl DataKind {
     /// The template used when the recipe names none.
     pub fn default_template(self) -> Option<Template> {
         match self {
-            Self::MetaMathQa | Self::Gsm8k => Some(Template::Metamath),
+            Self::MetaMathQa | Self::Gsm8k | Self::Arithmetic => Some(Template::Metamath),
             Self::Text => Some(Template::Raw),
             Self::Chat => Some(Template::Chat),
             Self::Tokens => None,
@@ -128,6 +139,7 @@ impl DataKind {
             Self::Text => "text",
             Self::Tokens => "tokens",
             Self::Chat => "chat",
+            Self::Arithmetic => "arithmetic",
         }
     }
 }

@@ -34,6 +34,7 @@
 
 mod adapter;
 mod advice;
+mod arithmetic;
 mod data;
 mod hints;
 mod model;
@@ -55,6 +56,7 @@ use serde::{Deserialize, Serialize};
 use toml::de::DeTable;
 
 pub use adapter::{Adapter, AdapterKind, Bias, EpsScaling, LoraOptions, Method, OftOptions};
+pub use arithmetic::{Arithmetic, Set};
 pub use data::{Data, DataKind, Eval, LossOn, OneOrMany, OverLength, Template};
 pub use model::{Init, Model, PRESETS};
 pub use output::{Compute, Precision, Run, Sample};

@@ -1,7 +1,7 @@
 //! Keys that contradict each other.
 
 use super::{expect, parse, problem, recipe_with};
-use crate::recipe::Method;
+use crate::recipe::{Arithmetic, Method};
 
 const LORA: (&str, &str) = ("adapter", "kind = \"lora\"");
 const FULL: (&str, &str) = ("adapter", "kind = \"full\"");
@@ -400,4 +400,22 @@ fn known_bad_value_starts_no_second_complaint() {
         "must be one of",
         "",
     );
+}
+
+#[test]
+fn rows_are_either_read_or_made() {
+    let made = ("data", "kind = \"arithmetic\"");
+    expect(&[made], "data.path", "not used", "`[data.arithmetic]`");
+    expect(
+        &[("data.arithmetic", "problems = 5")],
+        "data.arithmetic",
+        "only by `kind = \"arithmetic\"`",
+        "change `kind`",
+    );
+    let text = recipe_with(&[made]).replace("path = \"org/rows\"\n", "");
+    let recipe = parse(&text).unwrap();
+    assert_eq!(recipe.data.arithmetic, Some(Arithmetic::default()));
+    let wrong = recipe_with(&[made, ("data.arithmetic", "steps = [1, 5]")]);
+    let wrong = problem(&wrong.replace("path = \"org/rows\"\n", ""));
+    assert_eq!(wrong.key, "data.arithmetic.steps[1]");
 }

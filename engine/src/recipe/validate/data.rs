@@ -5,7 +5,7 @@ use crate::recipe::{Data, DataKind, Eval, LossOn, OneOrMany, Template};
 
 impl Checker<'_> {
     pub(super) fn data(&mut self, data: &Data) {
-        self.data_paths("data.path", &data.path);
+        self.source(data);
         self.template(data);
         if data.loss_on == Some(LossOn::Response)
             && matches!(data.kind, DataKind::Text | DataKind::Tokens)
@@ -18,6 +18,32 @@ impl Checker<'_> {
         }
         if let Some(eval) = &data.eval {
             self.eval(eval);
+        }
+    }
+
+    /// Rows are read from `path`, or made by `[data.arithmetic]`.
+    fn source(&mut self, data: &Data) {
+        let made = data.kind == DataKind::Arithmetic;
+        match (made, self.written("data.path")) {
+            (true, true) => self.problem(
+                &["data.path", "data.kind"],
+                "`data.path` is not used by `kind = \"arithmetic\"`",
+                "its rows are made by `[data.arithmetic]`; to read a file, write `kind = \"gsm8k\"`",
+            ),
+            (false, false) => self.problem(
+                &["data.path"],
+                "missing key `data.path`",
+                "add `path = ...`, a string or an array of strings",
+            ),
+            (true, false) => {}
+            (false, true) => self.data_paths("data.path", &data.path),
+        }
+        if data.arithmetic.is_some() && !made {
+            self.problem(
+                &["data.arithmetic", "data.kind"],
+                "`[data.arithmetic]` is used only by `kind = \"arithmetic\"`",
+                "take it out, or change `kind`",
+            );
         }
     }
 
@@ -36,7 +62,9 @@ impl Checker<'_> {
         let kind = data.kind.as_str();
         let template = data.template.or(data.kind.default_template());
         let fits = match data.kind {
-            DataKind::MetaMathQa | DataKind::Gsm8k => template != Some(Template::Chat),
+            DataKind::MetaMathQa | DataKind::Gsm8k | DataKind::Arithmetic => {
+                template != Some(Template::Chat)
+            }
             DataKind::Text => template == Some(Template::Raw),
             DataKind::Chat => template == Some(Template::Chat),
             DataKind::Tokens => template.is_none(),
