@@ -9,6 +9,9 @@
 //! 4. [`dataset`] does this once for all rows, in parallel, and keeps the result in a cache file.
 //! 5. [`loader`] shuffles, packs and batches. A batch is a pure function of the seed and the step.
 //!
+//! And for mathematics: [`problems`] reads test files and makes prompts, [`grade`] judges answers, [`rewrite`]
+//! makes new questions of old ones.
+//!
 //! ```no_run
 //! use std::sync::Arc;
 //! use temper_datasets::{DataConfig, DataKind, Dataset, Loader, LoaderConfig, Template, Tokenizer};
@@ -38,14 +41,17 @@ pub mod dataset;
 mod describe;
 mod error;
 pub mod example;
+pub mod grade;
 pub mod loader;
 pub mod packing;
 mod parquet_rows;
 pub mod preview;
+pub mod problems;
 pub mod random;
 pub mod reader;
 mod record;
 pub mod report;
+pub mod rewrite;
 mod sentencepiece;
 mod special;
 mod split;
@@ -65,6 +71,6 @@ pub use reader::{DataKind, RowLocation, read_rows};
 pub use record::{Message, Row};
 pub use report::{AffectedRow, CacheStatus, DataReport};
 pub use stream::DecodeStream;
-pub use template::{Rendered, Renderer, Template, metamath_eval_prompt};
+pub use template::{Rendered, Renderer, Template};
 pub use tokenize::{TokenizeOptions, tokenize_jsonl};
 pub use tokenizer::Tokenizer;

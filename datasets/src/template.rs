@@ -63,20 +63,6 @@ pub fn instruction_prompt(instruction: &str, input: &str) -> String {
     )
 }
 
-/// The prompt with which `MetaMath` models are evaluated: the whole question as instruction, and the
-/// beginning of the answer.
-///
-/// ```
-/// let prompt = temper_datasets::metamath_eval_prompt("1 + 1?");
-/// assert!(prompt.ends_with("\n1 + 1?\n\n### Response: Let's think step by step."));
-/// ```
-pub fn metamath_eval_prompt(question: &str) -> String {
-    format!(
-        "{} Let's think step by step.",
-        instruction_prompt(question, "")
-    )
-}
-
 /// A template that is ready to render rows for one tokenizer.
 ///
 /// ```no_run

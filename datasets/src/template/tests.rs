@@ -72,15 +72,6 @@ fn fields_of_the_file_are_used_as_they_are() {
 }
 
 #[test]
-fn the_evaluation_prompt_holds_the_whole_question() {
-    assert_eq!(
-        metamath_eval_prompt("Q1\nQ2"),
-        "Below is an instruction that describes a task. Write a response that appropriately completes \
-         the request.\n\n### Instruction:\nQ1\nQ2\n\n### Response: Let's think step by step."
-    );
-}
-
-#[test]
 fn a_raw_row_has_no_words_of_its_own() {
     assert_eq!(render(Kind::Raw, "A", None).prompt, "A");
     assert_eq!(render(Kind::Raw, "A", Some("B")).prompt, "A\nB");

@@ -6,7 +6,9 @@
 )]
 
 mod loader;
+mod mathematics;
 mod prepare;
+mod prompts;
 mod readers;
 mod tokenizer;
 
