@@ -31,6 +31,8 @@ enum Command {
     Devices(commands::devices::Args),
     /// Complete prompts: one on the terminal, or a JSONL file of them
     Generate(Box<commands::generate::Args>),
+    /// Measure how much a model solves: GSM8K, MATH, perplexity; grade completions made elsewhere
+    Eval(Box<commands::eval::Args>),
     /// Run named tensors through a model and write logits, loss and hidden states
     Forward(commands::forward::Args),
     /// Fold an adapter into its model and write a plain model directory
@@ -73,6 +75,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Verify(args) => commands::verify::run(&args),
         Command::Devices(args) => commands::devices::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
+        Command::Eval(args) => commands::eval::run(&args),
         Command::Forward(args) => commands::forward::run(&args),
         Command::Merge(args) => commands::merge::run(&args),
         Command::Recipe(args) => commands::recipe::run(&args),

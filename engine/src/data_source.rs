@@ -1,6 +1,6 @@
 //! From the `[data]` of a recipe to rows of ids: where files and tokenizer come from, what is held out.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use temper_datasets::{DataConfig, Dataset, Tokenizer};
@@ -60,6 +60,18 @@ fn read_json(file: &Path) -> Result<serde_json::Value, Failure> {
     };
     let text = std::fs::read_to_string(file).map_err(|error| failed(&error))?;
     serde_json::from_str(&text).map_err(|error| failed(&error))
+}
+
+/// The one file that a path or a hub name stands for.
+pub(crate) fn one_file(spec: &str) -> Result<PathBuf, Failure> {
+    let mut files = resolve_dataset(spec)?;
+    match (files.pop(), files.len()) {
+        (Some(file), 0) => Ok(file),
+        (_, more) => Err(
+            Failure::usage(format!("`{spec}` stands for {} files", more + 1))
+                .with_hint("name one of them, as in `org/name:test.jsonl`"),
+        ),
+    }
 }
 
 /// How the rows behind `specs` (files, directories, hub names) are read: as the recipe says for its training

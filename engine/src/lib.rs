@@ -5,6 +5,7 @@ mod cli;
 mod commands;
 mod data_source;
 pub mod device;
+pub mod eval;
 mod failure;
 pub mod generate;
 pub mod hub;

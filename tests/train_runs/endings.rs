@@ -30,7 +30,7 @@ fn an_early_stop_goes_back_to_the_best_state_and_stays_over() {
         .into_iter()
         .filter_map(|row| match row {
             Row::Eval(row) => Some((row.eval_loss, row.step)),
-            Row::Train(_) => None,
+            Row::Train(_) | Row::Task(_) => None,
         })
         .min_by(|a, b| a.0.total_cmp(&b.0))
         .unwrap();

@@ -85,7 +85,7 @@ fn evaluations_are_rows_of_their_own_and_count_their_targets() {
         let rows = read_metrics(&run.dir.join("metrics.jsonl")).unwrap();
         let eval = rows.iter().filter_map(|row| match row {
             Row::Eval(eval) => Some((eval.step, eval.eval_tokens)),
-            Row::Train(_) => None,
+            Row::Train(_) | Row::Task(_) => None,
         });
         eval.collect()
     };

@@ -203,7 +203,7 @@ impl Run {
         let rows = read_metrics(&self.dir.join("metrics.jsonl")).unwrap_or_default();
         let train = rows.into_iter().filter_map(|row| match row {
             Row::Train(metric) => Some(metric),
-            Row::Eval(_) => None,
+            Row::Eval(_) | Row::Task(_) => None,
         });
         train.collect()
     }

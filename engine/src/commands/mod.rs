@@ -2,6 +2,7 @@
 
 pub(crate) mod data;
 pub(crate) mod devices;
+pub(crate) mod eval;
 pub(crate) mod forward;
 pub(crate) mod generate;
 pub(crate) mod inspect;

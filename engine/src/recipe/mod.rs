@@ -36,6 +36,7 @@ mod adapter;
 mod advice;
 mod arithmetic;
 mod data;
+mod eval;
 mod hints;
 mod model;
 mod output;
@@ -58,6 +59,7 @@ use toml::de::DeTable;
 pub use adapter::{Adapter, AdapterKind, Bias, EpsScaling, LoraOptions, Method, OftOptions};
 pub use arithmetic::{Arithmetic, Set};
 pub use data::{Data, DataKind, Eval, LossOn, OneOrMany, OverLength, Template};
+pub use eval::{EvalTask, Evaluation, Grader, PromptStyle};
 pub use model::{Init, Model, PRESETS};
 pub use output::{Compute, Precision, Run, Sample};
 pub use problem::{Problem, RecipeErrors};
@@ -88,6 +90,8 @@ pub struct Recipe {
     pub data: Data,
     /// Length, optimizer, schedule and checkpoints.
     pub train: Train,
+    /// Problems with known answers, solved while training. Left out: none.
+    pub eval: Option<Evaluation>,
     /// Number formats.
     pub precision: Precision,
     /// Completions before and after training, printed side by side.
@@ -105,6 +109,7 @@ impl Default for Recipe {
             adapter: None,
             data: Data::default(),
             train: Train::default(),
+            eval: None,
             precision: Precision::default(),
             sample: Sample::default(),
             run: Run::default(),

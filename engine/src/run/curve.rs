@@ -38,11 +38,11 @@ pub fn write_curve(path: &Path, title: &str, rows: &[Row]) -> Result<(), RunErro
 pub fn render_curve(title: &str, rows: &[Row]) -> Result<String, RunError> {
     let train = |row: &Row| match row {
         Row::Train(row) => Some((row.step, row.loss)),
-        Row::Eval(_) => None,
+        Row::Eval(_) | Row::Task(_) => None,
     };
     let eval = |row: &Row| match row {
         Row::Eval(row) => Some((row.step, row.eval_loss)),
-        Row::Train(_) => None,
+        Row::Train(_) | Row::Task(_) => None,
     };
     let finite = |point: &Point| point.1.is_finite();
     let train: Vec<Point> = rows.iter().filter_map(train).filter(finite).collect();

@@ -42,13 +42,14 @@ pub struct RunDir {
 }
 
 /// Everything a run writes, folders included. Only these are ever overwritten.
-const OWN: [&str; 12] = [
+const OWN: [&str; 13] = [
     "recipe.toml",
     "environment.json",
     "metrics.jsonl",
     "events",
     "curve.svg",
     "checkpoints",
+    "evals",
     "adapter",
     "model",
     "feedback_log.json",
@@ -145,6 +146,35 @@ impl RunDir {
     /// Folder of the checkpoints.
     pub fn checkpoints(&self) -> PathBuf {
         self.path.join("checkpoints")
+    }
+
+    /// Folder of the problems solved after `step` optimizer steps.
+    pub fn eval(&self, step: u64) -> PathBuf {
+        self.evals().join(format!("step-{step:08}"))
+    }
+
+    /// Removes the problems solved after later steps than `step`: those will be made again. `None` removes all.
+    ///
+    /// # Errors
+    /// [`RunError`] if the folder cannot be listed or a part of it cannot be removed.
+    pub fn drop_evals_after(&self, step: Option<u64>) -> Result<(), RunError> {
+        let evals = self.evals();
+        let entries = match fs::read_dir(&evals) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(source) => return Err(RunError::io("list", &evals, source)),
+        };
+        let last = step.map(|step| self.eval(step));
+        for path in entries.flatten().map(|entry| entry.path()) {
+            if last.as_ref().is_none_or(|last| path > *last) {
+                remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn evals(&self) -> PathBuf {
+        self.path.join("evals")
     }
 
     /// The resulting adapter, as others load it.

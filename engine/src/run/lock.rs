@@ -7,7 +7,7 @@ use std::path::Path;
 use super::RunError;
 use super::host::host_name;
 
-pub(super) const LOCK: &str = "run.lock";
+pub(crate) const LOCK: &str = "run.lock";
 
 /// Holds a run directory until dropped.
 ///

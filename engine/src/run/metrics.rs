@@ -51,7 +51,22 @@ pub struct EvalMetric {
     pub scores: BTreeMap<String, f64>,
 }
 
-/// One line of the file; its `kind` is `train` or `eval`.
+/// Problems with known answers, solved between two steps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskMetric {
+    /// Optimizer steps done; 0 before the first.
+    pub step: u64,
+    /// What was solved, such as `gsm8k`.
+    pub task: String,
+    /// Number of problems.
+    pub problems: u64,
+    /// Shares of the problems: solved, by convention, and `no_answer`, where none was found.
+    pub scores: BTreeMap<String, f64>,
+    /// Seconds of training since the beginning of the run.
+    pub seconds: f64,
+}
+
+/// One line of the file; its `kind` is `train`, `eval` or `task`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Row {
@@ -59,6 +74,8 @@ pub enum Row {
     Train(Metric),
     /// An evaluation.
     Eval(EvalMetric),
+    /// Problems solved.
+    Task(TaskMetric),
 }
 
 impl Row {
@@ -67,6 +84,7 @@ impl Row {
         match self {
             Self::Train(row) => row.step,
             Self::Eval(row) => row.step,
+            Self::Task(row) => row.step,
         }
     }
 }
@@ -238,7 +256,14 @@ mod tests {
             seconds: 3.0,
             scores: [("accuracy".to_owned(), 0.5)].into(),
         };
-        let rows = vec![train(1), train(2), Row::Eval(eval)];
+        let task = TaskMetric {
+            step: 2,
+            task: "gsm8k".to_owned(),
+            problems: 100,
+            scores: [("metamath".to_owned(), 0.66)].into(),
+            seconds: 3.0,
+        };
+        let rows = vec![train(1), train(2), Row::Eval(eval), Row::Task(task)];
         let mut writer = MetricsWriter::create(&path).unwrap();
         for row in &rows {
             writer.write(row).unwrap();

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::TaskMetric;
+
 /// The content of `summary.json`. Losses are means per supervised token, in nats.
 ///
 /// ```
@@ -41,6 +43,9 @@ pub struct Summary {
     pub stopped_early: bool,
     /// Step with the lowest held-out loss, which an early stop goes back to.
     pub best_step: Option<u64>,
+    /// What the result solves, when the recipe has `[eval]`; its step is the one whose parameters are the result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskMetric>,
     /// Wall time of this process.
     pub seconds: f64,
 }

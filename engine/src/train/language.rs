@@ -4,9 +4,12 @@ use temper_adapters::{Adaptable, Adapter, Parameters, RandomSource};
 use temper_datasets::{Batch, Loader, random};
 use temper_models::{Gradients, Llama, TokenBatch};
 
+use super::exams::RecipeExam;
 use super::learner::{Learner, StepReport};
 use crate::Failure;
+use crate::eval::Summary;
 use crate::recipe::LossAverage;
+use crate::run::RunDir;
 
 /// A LLaMA with its training and held-out rows.
 #[derive(Debug)]
@@ -23,6 +26,8 @@ pub struct LanguageLearner {
     pub recompute: bool,
     /// Seed of dropout.
     pub seed: u64,
+    /// Problems to solve between steps.
+    pub(super) exam: Option<RecipeExam>,
 }
 
 impl LanguageLearner {
@@ -97,6 +102,18 @@ impl Learner for LanguageLearner {
             }
         }
         Ok((targets > 0).then(|| (total / targets as f64, targets as u64)))
+    }
+
+    fn sit(
+        &self,
+        step: u64,
+        run: &RunDir,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Option<Summary>, Failure> {
+        match &self.exam {
+            Some(exam) => exam.sit(&self.model, step, run, stop),
+            None => Ok(None),
+        }
     }
 
     fn describe_step(&self, step: u64) -> String {

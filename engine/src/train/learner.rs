@@ -4,6 +4,8 @@ use temper_adapters::Adaptable;
 use temper_models::Gradients;
 
 use crate::Failure;
+use crate::eval::Summary;
+use crate::run::RunDir;
 
 /// What one optimizer step saw.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +37,21 @@ pub trait Learner {
     /// # Errors
     /// As [`Self::gradients`].
     fn evaluate(&self) -> Result<Option<(f64, u64)>, Failure>;
+
+    /// Solves the problems of the recipe's `[eval]` with the parameters as they are after `step` steps, and leaves the rows in `run`.
+    /// `None` when there are none to solve, or `stop` came true before the end.
+    ///
+    /// # Errors
+    /// What keeps the model from being read or the rows from being written.
+    fn sit(
+        &self,
+        step: u64,
+        run: &RunDir,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Option<Summary>, Failure> {
+        let _ = (step, run, stop);
+        Ok(None)
+    }
 
     /// Which examples `step` reads, for the report of a step that went wrong.
     fn describe_step(&self, step: u64) -> String;

@@ -2,6 +2,7 @@
 
 mod adapter;
 mod dry_run;
+mod exams;
 mod language;
 mod learner;
 mod optimizer;
@@ -12,12 +13,14 @@ mod setup;
 mod state;
 mod trainer;
 
+use std::collections::BTreeMap;
 use std::io::Write;
 
 use temper_adapters::peft::AdapterConfig;
 use temper_adapters::weights::Dtype;
 use temper_adapters::{Parameters, adapter_file};
 
+pub use exams::ExamOptions;
 pub use language::LanguageLearner;
 pub(crate) use language::token_batch;
 pub use learner::{Learner, StepReport};
@@ -32,7 +35,7 @@ use crate::Failure;
 use crate::recipe::Recipe;
 use crate::run::{
     Environment, EventWriter, MetricsWriter, Progress, Row, RunDir, RunMode, Signals, Summary,
-    Verbosity, note, peak_resident_bytes, read_metrics, write_curve,
+    TaskMetric, Verbosity, note, peak_resident_bytes, read_metrics, write_curve,
 };
 use samples::Samples;
 use setup::Setup;
@@ -89,6 +92,7 @@ pub fn train(recipe: &Recipe, switches: TrainSwitches) -> Result<Summary, Failur
             .starting_at(resumed_from.unwrap_or(0)),
         signals: &signals,
         evaluated: evaluated(&directory, resumed_from)?,
+        exams: exams(&directory, resumed_from)?,
         timed: (0.0, 0),
     };
     let ending = trainer.run()?;
@@ -96,14 +100,22 @@ pub fn train(recipe: &Recipe, switches: TrainSwitches) -> Result<Summary, Failur
     if let Ending::Signal(signal) = ending {
         return Err(interrupted(recipe, signal, trainer.position.step));
     }
-    let eval_loss = match ending {
-        Ending::EarlyStop => trainer.restore_best()?,
-        _ => trainer.evaluate()?,
+    let chooses = setup.options.exam.is_some_and(|exam| exam.choose_best);
+    let last = trainer.position.step;
+    let (eval_loss, step) = match (ending, trainer.position.best) {
+        (Ending::EarlyStop, Some((_, best))) if !chooses => (trainer.restore_best()?, best),
+        _ => (trainer.evaluate()?, last),
     };
+    let Some(step) = trainer.final_exam(step)? else {
+        let signal = signals.stop_requested().unwrap_or_default();
+        return Err(interrupted(recipe, signal, last));
+    };
+    let task = trainer.exams.get(&step).cloned();
     trainer.metrics.sync()?;
     let (position, timed) = (trainer.position.clone(), trainer.timed);
     finish(recipe, &directory, &setup, &mut samples)?;
-    let summary = summary(&position, timed, eval_loss, resumed_from, &setup);
+    let mut summary = summary(&position, timed, eval_loss, resumed_from, &setup);
+    summary.task = task;
     directory.write_json(&directory.summary(), &summary)?;
     report(recipe, &summary, &samples)?;
     Ok(summary)
@@ -128,6 +140,23 @@ fn evaluated(directory: &RunDir, resumed_from: Option<u64>) -> Result<Option<(u6
         Row::Eval(eval) if eval.step == step => Some((step, eval.eval_loss)),
         _ => None,
     }))
+}
+
+/// What the interrupted run solved up to the step that is resumed from. The rows of what it solved later are removed.
+fn exams(
+    directory: &RunDir,
+    resumed_from: Option<u64>,
+) -> Result<BTreeMap<u64, TaskMetric>, Failure> {
+    directory.drop_evals_after(resumed_from)?;
+    if resumed_from.is_none() {
+        return Ok(BTreeMap::new());
+    }
+    let rows = read_metrics(&directory.metrics())?.into_iter();
+    let exam = |row| match row {
+        Row::Task(exam) => Some((exam.step, exam)),
+        Row::Train(_) | Row::Eval(_) => None,
+    };
+    Ok(rows.filter_map(exam).collect())
 }
 
 /// State of the newest checkpoint that verifies, or a start from nothing.
@@ -258,6 +287,7 @@ fn summary(
         resumed_from,
         stopped_early: position.stopped_early,
         best_step: position.best.map(|(_, step)| step),
+        task: None,
         seconds: position.seconds,
     }
 }
@@ -271,13 +301,27 @@ fn report(recipe: &Recipe, summary: &Summary, samples: &Samples) -> Result<(), F
         summary.first_loss, summary.last_loss, summary.steps
     )?;
     if let (true, Some(step)) = (summary.stopped_early, summary.best_step) {
+        let is_result = summary.task.as_ref().is_none_or(|task| task.step == step);
         writeln!(
             out,
-            "stopped early   the held-out loss was lowest after step {step}; that state is the result"
+            "stopped early   the held-out loss was lowest after step {step}{}",
+            if is_result {
+                "; that state is the result"
+            } else {
+                ""
+            }
         )?;
     }
     if let (Some(before), Some(after)) = (summary.eval_loss_before, summary.eval_loss) {
         writeln!(out, "held-out loss   {before:.4} -> {after:.4}")?;
+    }
+    if let Some(task) = &summary.task {
+        writeln!(
+            out,
+            "solved          {} after step {}",
+            exams::line(task),
+            task.step
+        )?;
     }
     writeln!(
         out,

@@ -10,6 +10,7 @@ use temper_datasets::{Dataset, Loader, LoaderConfig, Tokenizer, random};
 use temper_models::{Llama, LlamaConfig};
 
 use super::adapter::peft_config;
+use super::exams::{ExamOptions, RecipeExam};
 use super::language::LanguageLearner;
 use super::optimizer::AdamW;
 use super::plan::grouped;
@@ -74,6 +75,8 @@ impl Setup {
                 "every step is warm-up: the learning rate never reaches `train.lr`; set `train.warmup_steps` lower",
             );
         }
+        let dtype = format!("{compute:?}").to_lowercase();
+        let exam = RecipeExam::open(recipe, &device, &dtype, verbosity)?;
         let learner = LanguageLearner {
             model,
             train,
@@ -81,6 +84,7 @@ impl Setup {
             average: recipe.train.loss_average,
             recompute: recipe.train.gradient_checkpointing,
             seed: recipe.seed,
+            exam,
         };
         Ok(Self {
             learner,
@@ -382,6 +386,7 @@ fn trainer_options(recipe: &Recipe, total: u64) -> TrainerOptions {
         keep_last: train.keep_last,
         log_every: train.log_every as u64,
         patience: train.early_stopping_patience,
+        exam: recipe.eval.as_ref().map(ExamOptions::of),
     }
 }
 
@@ -400,6 +405,9 @@ pub(super) fn same_recipe(recipe: &Recipe, stored: &Path) -> Result<(), Failure>
         copy.train.keep_last = old.train.keep_last;
         copy.train.eval_every = old.train.eval_every;
         copy.data.cache = old.data.cache;
+        if let (Some(eval), Some(before)) = (&mut copy.eval, &old.eval) {
+            eval.batch_size = before.batch_size;
+        }
         copy.to_toml()
     };
     let (new, old_text) = (neutral(recipe), neutral(&old));

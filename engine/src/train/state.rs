@@ -33,6 +33,9 @@ pub struct Position {
     pub eval_before: Option<f64>,
     /// The lowest held-out loss and its step.
     pub best: Option<(f64, u64)>,
+    /// The most problems of the recipe's `[eval]` solved, as a share, and the first step that did.
+    #[serde(default)]
+    pub best_exam: Option<(f64, u64)>,
     /// Evaluations since the best one.
     pub stale_evals: usize,
     /// The run ended early: the held-out loss stopped improving.

@@ -1,11 +1,13 @@
 //! The loop: step, guard, clip, update, log, evaluate, save. The same for every model.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use burn::tensor::FloatDType;
 use temper_adapters::{Adaptable, Param};
 use temper_models::Gradients;
 
+use super::exams::ExamOptions;
 use super::learner::{Learner, StepReport};
 use super::optimizer::{AdamW, OptimizerState, clip, global_norm, without_gradient};
 use super::schedule::LearningRate;
@@ -13,7 +15,7 @@ use super::state::{self, Position};
 use crate::Failure;
 use crate::run::{
     CheckpointStore, EvalMetric, EventWriter, Metric, MetricsWriter, Progress, Row, RunDir,
-    Signals, resident_bytes,
+    Signals, TaskMetric, resident_bytes,
 };
 
 /// How a run is driven.
@@ -35,6 +37,8 @@ pub struct TrainerOptions {
     pub log_every: u64,
     /// Evaluations without improvement before the run stops.
     pub patience: Option<usize>,
+    /// Problems to solve between steps.
+    pub exam: Option<ExamOptions>,
 }
 
 /// How a run ended.
@@ -62,6 +66,8 @@ pub(super) struct Trainer<'a> {
     pub(super) signals: &'a Signals,
     /// Step and value of the last held-out loss.
     pub(super) evaluated: Option<(u64, f64)>,
+    /// What was solved after which step.
+    pub(super) exams: BTreeMap<u64, TaskMetric>,
     /// Seconds and tokens of the steps of this process but the first, which warms caches up.
     pub(super) timed: (f64, u64),
 }
@@ -81,6 +87,17 @@ impl Trainer<'_> {
         if self.position.stopped_early {
             return Ok(Ending::EarlyStop);
         }
+        // At the beginning, or where a signal came before the end of an exam.
+        if self.exam_is_due() {
+            let best = self.sit_exam(self.position.step)?;
+            let signal = self.signals.stop_requested();
+            if best || signal.is_some() {
+                self.save()?;
+            }
+            if let Some(signal) = signal {
+                return Ok(Ending::Signal(signal));
+            }
+        }
         let first = self.position.step;
         while self.position.step < total {
             self.step(first)?;
@@ -91,10 +108,11 @@ impl Trainer<'_> {
             } else {
                 false
             };
+            let best = self.exam_is_due() && self.sit_exam(step)?;
             let signal = self.signals.stop_requested();
             let save_now = self.signals.take_save_request();
-            if due(self.options.save_every) || save_now || signal.is_some() || stop || step == total
-            {
+            let ends = signal.is_some() || stop || step == total;
+            if due(self.options.save_every) || save_now || best || ends {
                 self.save()?;
             }
             if let Some(signal) = signal {
@@ -226,7 +244,7 @@ impl Trainer<'_> {
             eval_loss: loss,
             eval_tokens: targets,
             seconds: position.seconds,
-            scores: std::collections::BTreeMap::new(),
+            scores: BTreeMap::new(),
         }))?;
         self.events.scalars(position.step, &[("eval/loss", loss)])?;
         Ok(Some(loss))
@@ -273,8 +291,12 @@ impl Trainer<'_> {
         self.store.save(position.step, bytes, |writer| {
             state::save(writer, model, optimizer, position)
         })?;
-        self.store
-            .keep_last(self.options.keep_last, position.best.map(|(_, step)| step))?;
+        let best: Vec<u64> = [position.best, position.best_exam]
+            .into_iter()
+            .flatten()
+            .map(|(_, step)| step)
+            .collect();
+        self.store.keep_last(self.options.keep_last, &best)?;
         Ok(())
     }
 

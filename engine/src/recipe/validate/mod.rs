@@ -2,6 +2,7 @@
 
 mod adapter;
 mod data;
+mod eval;
 mod model;
 mod train;
 
@@ -21,6 +22,9 @@ pub(super) fn check(recipe: &Recipe, tree: &Node, base: &Path, report: &mut Repo
     }
     checker.data(&recipe.data);
     checker.train(&recipe.train, recipe.data.eval.is_some());
+    if let Some(eval) = &recipe.eval {
+        checker.evaluation_of_tasks(eval);
+    }
     if recipe.run.dir.as_os_str().is_empty() {
         checker.problem(
             &["run.dir"],

@@ -251,12 +251,13 @@ impl CheckpointStore {
         Ok(steps)
     }
 
-    /// Removes old checkpoints: the newest `count` that can be trusted stay, and so does `best`.
-    /// One that cannot be trusted is never removed, and does not count. Returns the removed steps.
+    /// Removes old checkpoints: the newest `count` that can be trusted stay, and so do those of the
+    /// steps in `best`. One that cannot be trusted is never removed, and does not count. Returns the
+    /// removed steps.
     ///
     /// # Errors
     /// [`RunError`] if a directory cannot be listed or removed.
-    pub fn keep_last(&mut self, count: usize, best: Option<u64>) -> Result<Vec<u64>, RunError> {
+    pub fn keep_last(&mut self, count: usize, best: &[u64]) -> Result<Vec<u64>, RunError> {
         let mut removed = Vec::new();
         let mut kept = 0;
         for step in self.steps()?.into_iter().rev() {
@@ -267,7 +268,7 @@ impl CheckpointStore {
                 self.known_good.insert(step);
             }
             kept += 1;
-            if kept > count.max(1) && best != Some(step) {
+            if kept > count.max(1) && !best.contains(&step) {
                 self.remove(step)?;
                 removed.push(step);
             }

@@ -1,0 +1,155 @@
+//! Accuracies as bars with their standard errors.
+
+use plotters::prelude::*;
+
+use super::summary::{ByGrader, Group, Score, Summary};
+use super::table::percent;
+use crate::run::RunError;
+
+const WIDTH: i32 = 880;
+/// Where bars begin and end: 0 and 100 %.
+const LEFT: i32 = 250;
+const RIGHT: i32 = 800;
+const BAR: i32 = 13;
+const GAP: i32 = 14;
+const TOP: i32 = 34;
+const INK: RGBColor = RGBColor(60, 60, 60);
+const COLOURS: [RGBColor; 3] = [
+    RGBColor(21, 84, 150),
+    RGBColor(214, 84, 18),
+    RGBColor(90, 158, 90),
+];
+
+/// Draws all problems and every group as SVG text.
+pub(crate) fn render_accuracy(summary: &Summary) -> Result<String, RunError> {
+    let all = Group {
+        name: "all".to_owned(),
+        problems: summary.problems,
+        graders: summary.graders,
+    };
+    let groups: Vec<&Group> = std::iter::once(&all)
+        .chain(&summary.by_level)
+        .chain(&summary.by_subject)
+        .chain(&summary.by_question_length)
+        .collect();
+    let mut svg = String::new();
+    draw(&mut svg, &groups).map_err(|error| RunError::Chart {
+        reason: error.to_string(),
+    })?;
+    Ok(svg)
+}
+
+type DrawError = Box<dyn std::error::Error>;
+
+fn draw(svg: &mut String, groups: &[&Group]) -> Result<(), DrawError> {
+    let step = 3 * BAR + GAP;
+    let height = TOP + groups.len() as i32 * step + 24;
+    let root = SVGBackend::with_string(svg, (WIDTH as u32, height as u32)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let font = |size: i32| ("sans-serif", size).into_font().color(&INK);
+    for tenth in (0..=10).step_by(2) {
+        let x = position(f64::from(tenth) / 10.0);
+        root.draw(&PathElement::new(
+            [(x, TOP - 6), (x, height - 20)],
+            INK.mix(0.2),
+        ))?;
+        let label = format!("{} %", tenth * 10);
+        root.draw(&Text::new(label, (x - 12, height - 16), font(12)))?;
+    }
+    for ((name, _), (place, colour)) in ByGrader::<()>::default()
+        .named()
+        .iter()
+        .zip((0..).zip(COLOURS))
+    {
+        let x = LEFT + place * 160;
+        root.draw(&Rectangle::new([(x, 6), (x + 12, 18)], colour.filled()))?;
+        root.draw(&Text::new((*name).to_owned(), (x + 18, 6), font(13)))?;
+    }
+    for (row, group) in (0..).zip(groups) {
+        let y = TOP + row * step;
+        let label = format!("{} ({})", group.name, group.problems);
+        root.draw(&Text::new(label, (6, y + BAR), font(14)))?;
+        for (place, (_, score)) in (0..).zip(group.graders.named()) {
+            let colour = COLOURS[place as usize];
+            bar(&root, y + place * BAR, score, colour)?;
+        }
+    }
+    root.present()?;
+    Ok(())
+}
+
+fn bar(
+    root: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
+    y: i32,
+    score: &Score,
+    colour: RGBColor,
+) -> Result<(), DrawError> {
+    let corners = [(LEFT, y + 1), (position(score.accuracy), y + BAR - 1)];
+    root.draw(&Rectangle::new(corners, colour.mix(0.8).filled()))?;
+    let error = score.standard_error.unwrap_or(0.0);
+    let (low, high) = (
+        position(score.accuracy - error),
+        position(score.accuracy + error),
+    );
+    let middle = y + BAR / 2;
+    root.draw(&PathElement::new(
+        [(low, middle), (high, middle)],
+        INK.stroke_width(2),
+    ))?;
+    let style = ("sans-serif", 11).into_font().color(&INK);
+    root.draw(&Text::new(
+        percent(score.accuracy),
+        (high + 6, y + 1),
+        style,
+    ))?;
+    Ok(())
+}
+
+fn position(share: f64) -> i32 {
+    LEFT + (f64::from(RIGHT - LEFT) * share.clamp(0.0, 1.0)).round() as i32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bars_are_as_long_as_their_accuracy_and_names_are_escaped() {
+        let score = |accuracy| Score {
+            accuracy,
+            standard_error: Some(0.1),
+            ..Score::default()
+        };
+        let graders = ByGrader {
+            metamath: score(0.5),
+            lm_eval_strict: score(0.0),
+            lm_eval_flexible: score(1.0),
+        };
+        let summary = Summary {
+            problems: 9,
+            graders,
+            by_subject: vec![Group {
+                name: "<b>Counting</b> & Probability".to_owned(),
+                problems: 3,
+                graders,
+            }],
+            ..Summary::default()
+        };
+        let svg = render_accuracy(&summary).unwrap();
+        assert!(
+            svg.contains("&lt;b&gt;Counting&lt;/b&gt; &amp; Probability (3)"),
+            "{svg}"
+        );
+        assert!(!svg.contains("<b>"));
+        for width in [275, 550] {
+            assert!(svg.contains(&format!("width=\"{width}\"")), "{width}");
+        }
+        assert!(svg.contains("50.00 %") && svg.trim_end().ends_with("</svg>"));
+    }
+
+    #[test]
+    fn an_evaluation_of_nothing_is_drawn() {
+        let svg = render_accuracy(&Summary::default()).unwrap();
+        assert!(!svg.contains("NaN"));
+    }
+}
