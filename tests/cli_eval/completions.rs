@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::support::{Bench, fail, output, path, rows, succeed, text};
+use super::support::{Bench, fail, lines, output, path, rows, succeed, text};
 
 fn grade(task: &str, bench: &Bench, bytes: impl AsRef<[u8]>) -> (Vec<Value>, String) {
     let file = bench.write("rows.jsonl", bytes);
@@ -16,14 +16,13 @@ fn verdicts_are_those_of_the_authors_program_in_the_order_of_the_rows() {
     let bench = Bench::new();
     let golden = std::fs::read_to_string(path("tests/golden/metamath/dev_math_correct.jsonl"));
     let golden = rows(&golden.unwrap());
-    let lines: String = golden
+    let asked: Vec<Value> = golden
         .iter()
         .map(|case| {
-            let row = json!({"z": case["id"], "completion": case["completion"], "answer": case["gold"], "a": [1.0, null]});
-            format!("{row}\n")
+            json!({"z": case["id"], "completion": case["completion"], "answer": case["gold"], "a": [1.0, null]})
         })
         .collect();
-    let (graded, said) = grade("math", &bench, lines);
+    let (graded, said) = grade("math", &bench, lines(&asked));
     assert_eq!(graded.len(), golden.len());
     for (row, case) in graded.iter().zip(&golden) {
         let keys: Vec<&String> = row.as_object().unwrap().keys().collect();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use temper_adapters::weights::{Checkpoint, Dtype, HostTensor, save_safetensors};
 
-use super::support::{Bench, fail, path, rows, succeed, text};
+use super::support::{Bench, fail, lines, path, rows, succeed, text};
 
 fn args<'a>(data: &'a str, output: &'a str, model: &'a str) -> Vec<&'a str> {
     vec![
@@ -55,16 +55,14 @@ fn the_loss_is_the_mean_over_all_tokens_of_all_rows() {
     let model = text(&model);
     let ids: [Vec<i64>; 2] = [(1..40).collect(), vec![1, 403, 407, 261, 378]];
     let losses = ids.clone().map(|ids| forward(&bench, model, &ids));
-    let lines: String = ids
-        .iter()
-        .map(|ids| format!("{}\n", json!({ "input_ids": ids })))
-        .collect();
-    let data = bench.write("ids.jsonl", lines);
+    let asked = ids.each_ref().map(|ids| json!({ "input_ids": ids }));
+    let data = bench.write("ids.jsonl", lines(&asked));
     let output = bench.path("p");
     let more = ["--kind", "tokens", "--json"];
     let (shown, _) = succeed(&[&args(text(&data), text(&output), model)[..], &more].concat());
     let summary: Value = serde_json::from_str(&shown).unwrap();
     let expected = (losses[0] * 38.0 + losses[1] * 4.0) / 42.0;
+    assert_eq!(summary["cut"], 0);
     assert_eq!(
         (&summary["tokens"], &summary["rows"]),
         (&json!(42), &json!(2))
@@ -135,12 +133,8 @@ fn shards_merge_and_a_started_one_goes_on() {
     ]);
     bench.assert_same("merged", "whole");
     let traces = bench.read("whole/traces.jsonl");
-    let half: String = traces
-        .lines()
-        .take(2)
-        .map(|line| format!("{line}\n"))
-        .collect();
-    bench.write("whole/traces.jsonl", half + "{\"index\": 3, \"tok");
+    let torn = lines(&rows(&traces)[..2]) + "{\"index\": 3, \"tok";
+    bench.write("whole/traces.jsonl", torn);
     std::fs::remove_file(bench.path("whole/summary.json")).unwrap();
     run("whole", &[]);
     assert_eq!(bench.read("whole/traces.jsonl"), traces);

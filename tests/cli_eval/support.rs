@@ -51,6 +51,12 @@ pub(super) fn rows(text: &str) -> Vec<Value> {
         .collect()
 }
 
+/// Rows as the lines of a file.
+pub(super) fn lines(rows: &[Value]) -> String {
+    let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
+    lines.join("\n") + "\n"
+}
+
 /// A temporary directory with evaluations of the small story model on its first problems.
 pub(super) struct Bench(tempfile::TempDir);
 

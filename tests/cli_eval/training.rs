@@ -1,6 +1,6 @@
 //! `[eval]` of a recipe: problems solved while the model is trained.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ fn recipe(bench: &Bench, name: &str, eval: &str) -> PathBuf {
 
 const EVAL: &str = "[eval]\ntask = \"gsm8k\"\npath = TEST\nprompt_style = \"raw\"\nmax_new_tokens = 12\nevery = 10\nat_start = true\n";
 
-fn train(recipe: &PathBuf, more: &[&str]) -> String {
+fn train(recipe: &Path, more: &[&str]) -> String {
     succeed(&[&["train", text(recipe), "--quiet"][..], more].concat()).0
 }
 

@@ -21,7 +21,7 @@ use crate::eval::{
     score_table, summary_table,
 };
 use crate::generate::Sampling;
-use crate::loading::{LoadOptions, Precision};
+use crate::loading::{BatchArgs, LoadOptions, Precision};
 use crate::recipe::{self, DataKind, LossOn, OverLength, PromptStyle, Recipe, Template};
 use crate::run::{Progress, RunError, Verbosity, note};
 
@@ -158,9 +158,8 @@ struct Asking {
     /// Seed of the random numbers
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Problems at a time; has no influence on the completions
-    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
-    batch_size: u32,
+    #[command(flatten)]
+    batch: BatchArgs,
 }
 
 /// How the rows of a perplexity are read: as by the keys of `[data]` in a recipe.
@@ -288,7 +287,7 @@ impl Evaluate {
         let loaded = options.load_from(model)?;
         let size = config.shard.size(config.data.problems);
         let sitting = Sitting {
-            batch_size: self.asking.batch_size as usize,
+            limits: self.asking.batch.limits(),
             directory: &directory,
             progress: Progress::new("eval", size, Verbosity::Normal),
             stop: &|| false,
@@ -335,11 +334,14 @@ impl Evaluate {
         note(&report.to_string());
         let (device, _) = options.open()?;
         let mut config = self.config(PERPLEXITY, options, &model, &tokenizer, &device)?;
-        config.data.sha256 = rows.fingerprint().to_owned();
+        rows.fingerprint().clone_into(&mut config.data.sha256);
         config.data.limit = self.limit as u64;
         config.data.problems = rows.len() as u64;
         config.data.skipped = report.rows.saturating_sub(rows.len()) as u64;
-        config.rows = Some(settings);
+        config.rows = Some(RowSettings {
+            cut: report.truncated as u64,
+            ..settings
+        });
         let directory = OutputDir::open(output, &config)?;
         let loaded = options.load_from(model)?;
         let summary = measure(&loaded.model, &tokenizer, &rows, &config, &directory)?;
@@ -378,6 +380,7 @@ impl Evaluate {
                 .unwrap_or_default()
                 .to_owned(),
             max_length,
+            cut: 0,
         };
         let spec = self.data.clone().ok_or_else(|| missing("data"))?;
         let recipe = Recipe {

@@ -2,7 +2,7 @@
 
 use plotters::prelude::*;
 
-use super::summary::{ByGrader, Group, Score, Summary};
+use super::summary::{GRADERS, Group, Score, Summary};
 use super::table::percent;
 use crate::run::RunError;
 
@@ -56,14 +56,10 @@ fn draw(svg: &mut String, groups: &[&Group]) -> Result<(), DrawError> {
         let label = format!("{} %", tenth * 10);
         root.draw(&Text::new(label, (x - 12, height - 16), font(12)))?;
     }
-    for ((name, _), (place, colour)) in ByGrader::<()>::default()
-        .named()
-        .iter()
-        .zip((0..).zip(COLOURS))
-    {
+    for (name, (place, colour)) in GRADERS.into_iter().zip((0..).zip(COLOURS)) {
         let x = LEFT + place * 160;
         root.draw(&Rectangle::new([(x, 6), (x + 12, 18)], colour.filled()))?;
-        root.draw(&Text::new((*name).to_owned(), (x + 18, 6), font(13)))?;
+        root.draw(&Text::new(name.to_owned(), (x + 18, 6), font(13)))?;
     }
     for (row, group) in (0..).zip(groups) {
         let y = TOP + row * step;
@@ -111,6 +107,7 @@ fn position(share: f64) -> i32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::summary::ByGrader;
     use super::*;
 
     #[test]

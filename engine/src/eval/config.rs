@@ -106,6 +106,8 @@ pub struct RowSettings {
     pub loss_on: String,
     /// Tokens a row; longer ones are cut.
     pub max_length: usize,
+    /// Rows that were longer and lost their end.
+    pub cut: u64,
 }
 
 /// One of several parts of the problems: those whose place, counted from 0, leaves `index` when divided by `count`.

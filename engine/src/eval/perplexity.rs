@@ -50,6 +50,8 @@ pub struct PerplexitySummary {
     pub rows: u64,
     /// Rows left out because nothing in them is predicted.
     pub skipped: u64,
+    /// Rows that were too long and lost their end.
+    pub cut: u64,
     /// Predicted tokens.
     pub tokens: u64,
     /// Mean of −ln p over them, in nats.
@@ -60,14 +62,15 @@ pub struct PerplexitySummary {
 
 impl PerplexitySummary {
     /// Adds the rows up.
-    pub(crate) fn of(skipped: u64, rows: &[RowLoss]) -> Self {
+    pub(crate) fn of(config: &EvalConfig, rows: &[RowLoss]) -> Self {
         let tokens: u64 = rows.iter().map(|row| row.tokens).sum();
         let nats: f64 = rows.iter().map(|row| row.nats).sum();
         let loss = nats / (tokens as f64).max(1.0);
         Self {
             task: super::PERPLEXITY.to_owned(),
             rows: rows.len() as u64,
-            skipped,
+            skipped: config.data.skipped,
+            cut: config.rows.as_ref().map_or(0, |rows| rows.cut),
             tokens,
             loss,
             perplexity: loss.exp(),
@@ -105,7 +108,7 @@ pub(crate) fn complete(
     config: &EvalConfig,
     directory: &OutputDir,
 ) -> Result<PerplexitySummary, EvalError> {
-    let summary = PerplexitySummary::of(config.data.skipped, &rows);
+    let summary = PerplexitySummary::of(config, &rows);
     directory.complete(
         &summary,
         &render_perplexity(
@@ -153,6 +156,7 @@ fn measure_row(
 
 #[cfg(test)]
 mod tests {
+    use super::super::config::tests::config;
     use super::*;
 
     fn row(index: u64, tokens: u64, loss: f64) -> RowLoss {
@@ -166,7 +170,7 @@ mod tests {
 
     #[test]
     fn every_token_weighs_the_same() {
-        let summary = PerplexitySummary::of(0, &[row(0, 30, 1.0), row(1, 10, 3.0)]);
+        let summary = PerplexitySummary::of(&config(), &[row(0, 30, 1.0), row(1, 10, 3.0)]);
         assert_eq!((summary.rows, summary.tokens), (2, 40));
         assert!((summary.loss - 1.5).abs() < 1e-12);
         assert!((summary.perplexity - 1.5_f64.exp()).abs() < 1e-12);

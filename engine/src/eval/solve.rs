@@ -1,7 +1,9 @@
 //! Problems to graded completions.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use temper_datasets::Tokenizer;
 use temper_datasets::grade::{Grade, Grades, grade};
@@ -13,9 +15,12 @@ use super::directory::OutputDir;
 use super::prompts::{Prompter, stop_strings};
 use super::report::{Report, render};
 use super::summary::Summary;
+use super::table::percent;
 use super::traces::{Ended, Trace, TraceFile};
 use super::{EvalConfig, EvalError};
-use crate::generate::{Completion, Prompt, Sampling, generate};
+use crate::generate::{
+    Completion, Engine, Event, GenerateError, Limits, Prompt, Request, RequestId, Sampling,
+};
 use crate::recipe::PromptStyle;
 use crate::run::{Progress, RunError, hash_file};
 
@@ -53,10 +58,40 @@ struct Ask {
     ids: Vec<u32>,
 }
 
+/// What became of a problem: a completion, or why there is none.
+type Answer<'a> = (&'a Ask, Result<Completion, String>);
+
+/// Problems on their way through an engine.
+struct Answers<'a> {
+    engine: Engine,
+    running: HashMap<RequestId, &'a Ask>,
+    /// Problems that the engine did not take.
+    refused: Vec<Answer<'a>>,
+}
+
+impl<'a> Answers<'a> {
+    /// The problems that the next step finished; `None` when nothing is left.
+    fn next(&mut self) -> Result<Option<Vec<Answer<'a>>>, EvalError> {
+        let mut answers = std::mem::take(&mut self.refused);
+        if answers.is_empty() && self.engine.is_idle() {
+            return Ok(None);
+        }
+        for event in self.engine.step()? {
+            let (id, outcome) = match event {
+                Event::Token { .. } => continue,
+                Event::Done { id, completion } => (id, Ok(completion)),
+                Event::Failed { id, error } => (id, Err(error.to_string())),
+            };
+            answers.extend(self.running.remove(&id).map(|ask| (ask, outcome)));
+        }
+        Ok(Some(answers))
+    }
+}
+
 /// How a model goes through an exam.
 pub(crate) struct Sitting<'a> {
-    /// Completions at a time.
-    pub(crate) batch_size: usize,
+    /// What runs at once.
+    pub(crate) limits: Limits,
     /// Where rows go.
     pub(crate) directory: &'a OutputDir,
     pub(crate) progress: Progress,
@@ -122,7 +157,7 @@ impl Exam {
         &self,
         model: &Llama,
         config: &EvalConfig,
-        mut sitting: Sitting<'_>,
+        sitting: Sitting<'_>,
     ) -> Result<Option<Summary>, EvalError> {
         let mut traces = TraceFile::open(&sitting.directory.traces())?;
         let mine: Vec<&Ask> = self
@@ -132,31 +167,33 @@ impl Exam {
             .filter(|(place, _)| config.shard.holds(*place))
             .map(|(_, ask)| ask)
             .collect();
-        let mut open: Vec<&Ask> = mine
+        let open: Vec<&Ask> = mine
             .iter()
             .copied()
             .filter(|ask| !traces.has(ask.problem.index))
             .collect();
-        // Prompts of like length fill a batch with the least padding.
-        open.sort_by_key(|ask| std::cmp::Reverse(ask.ids.len()));
-        let begun = mine.len() - open.len();
-        sitting.progress = sitting.progress.starting_at(begun as u64);
+        let begun = (mine.len() - open.len()) as u64;
+        let mut progress = sitting.progress.starting_at(begun);
         let mut right = traces.rows().filter(|row| is_right(row)).count();
-        for batch in open.chunks(sitting.batch_size.max(1)) {
+        let mut done = begun;
+        let (start, mut written) = (Instant::now(), 0);
+        let mut running = self.engine(model, &open, sitting.limits)?;
+        while let Some(answers) = running.next()? {
             if (sitting.stop)() {
                 return Ok(None);
             }
-            for trace in self.solve(model, batch)? {
+            for (ask, completion) in answers {
+                let trace = self.trace(ask, completion);
                 right += usize::from(is_right(&trace));
+                written += trace.tokens;
                 traces.append(trace)?;
+                done += 1;
+                let share = percent(right as f64 / done as f64);
+                let speed = written as f64 / start.elapsed().as_secs_f64();
+                progress.update(done, &format!("accuracy {share}, {speed:.0} tokens/s"));
             }
-            let done = traces.rows().count();
-            let share = super::table::percent(right as f64 / done as f64);
-            sitting
-                .progress
-                .update(done as u64, &format!("accuracy {share}"));
         }
-        sitting.progress.finish();
+        progress.finish();
         Ok(Some(complete(
             &traces.finish()?,
             config,
@@ -164,38 +201,42 @@ impl Exam {
         )?))
     }
 
-    /// One batch of problems.
-    fn solve(&self, model: &Llama, asks: &[&Ask]) -> Result<Vec<Trace>, EvalError> {
-        let limit = model.config().max_position_embeddings;
-        let (fitting, long): (Vec<&Ask>, Vec<&Ask>) =
-            asks.iter().partition(|ask| ask.ids.len() < limit);
-        let prompts: Vec<Prompt> = fitting
-            .iter()
-            .map(|ask| Prompt {
+    /// An engine to which all of `asks` were submitted.
+    fn engine<'a>(
+        &self,
+        model: &Llama,
+        asks: &[&'a Ask],
+        limits: Limits,
+    ) -> Result<Answers<'a>, EvalError> {
+        let lengths = asks.iter().map(|ask| ask.ids.len());
+        let longest = lengths.max().unwrap_or(0) + self.sampling.max_new_tokens;
+        let limits = Limits {
+            max_sequences: limits.max_sequences.min(asks.len()),
+            max_length: Some(longest),
+            ..limits
+        };
+        let mut answers = Answers {
+            engine: Engine::new(model, Some(self.tokenizer.clone()), limits)?,
+            running: HashMap::new(),
+            refused: Vec::new(),
+        };
+        for ask in asks {
+            let prompt = Prompt {
                 row: ask.problem.index,
                 ids: ask.ids.clone(),
-            })
-            .collect();
-        let completions = generate(
-            model,
-            Some(&self.tokenizer),
-            &prompts,
-            &self.sampling,
-            prompts.len(),
-            &mut |_, _| (),
-        )?;
-        let mut traces: Vec<Trace> = fitting
-            .into_iter()
-            .zip(completions)
-            .map(|(ask, completion)| self.trace(ask, Ok(completion)))
-            .collect();
-        traces.extend(long.into_iter().map(|ask| {
-            let tokens = ask.ids.len();
-            let reason =
-                format!("the prompt has {tokens} tokens, and the model's context holds {limit}");
-            self.trace(ask, Err(reason))
-        }));
-        Ok(traces)
+            };
+            let sampling = self.sampling.clone();
+            match answers.engine.submit(Request { prompt, sampling }) {
+                Ok(id) => {
+                    answers.running.insert(id, *ask);
+                }
+                Err(error @ GenerateError::TooLong { .. }) => {
+                    answers.refused.push((*ask, Err(error.to_string())));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(answers)
     }
 
     fn trace(&self, ask: &Ask, completion: Result<Completion, String>) -> Trace {

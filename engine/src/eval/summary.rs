@@ -223,7 +223,9 @@ fn groups<'a>(traces: &'a [Trace], name: impl Fn(&'a Trace) -> Option<&'a str>) 
 
 fn group(name: String, traces: &[&Trace]) -> Group {
     let mut tallies = Tallies::default();
-    traces.iter().for_each(|trace| tallies.add(&trace.graders));
+    for trace in traces {
+        tallies.add(&trace.graders);
+    }
     Group {
         name,
         problems: traces.len() as u64,

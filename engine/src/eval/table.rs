@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::perplexity::PerplexitySummary;
-use super::summary::{ByGrader, Group, Score, Summary};
+use super::summary::{ByGrader, GRADERS, Group, Score, Summary};
 
 /// The table on stdout.
 pub(crate) fn summary_table(summary: &Summary) -> String {
@@ -68,7 +68,7 @@ fn group_table(title: &str, groups: &[Group]) -> String {
     let width = groups.iter().map(|group| group.name.chars().count());
     let width = width.max().unwrap_or(0).max(title.len()) + 2;
     let mut text = format!("\n{title:<width$}{:>10}", "problems");
-    for (name, _) in ByGrader::<()>::default().named() {
+    for name in GRADERS {
         let _ = write!(text, "{name:>18}");
     }
     text.push('\n');
@@ -84,9 +84,17 @@ fn group_table(title: &str, groups: &[Group]) -> String {
 
 /// The table of a perplexity.
 pub(crate) fn perplexity_table(summary: &PerplexitySummary) -> String {
+    let PerplexitySummary {
+        rows,
+        cut,
+        skipped,
+        tokens,
+        ..
+    } = summary;
     format!(
-        "loss         {:>14.6}  nats a token\nperplexity   {:>14.4}\ntokens       {:>14}  predicted\nrows         {:>14}",
-        summary.loss, summary.perplexity, summary.tokens, summary.rows
+        "loss         {:>14.6}  nats a token\nperplexity   {:>14.4}\ntokens       {tokens:>14}  predicted\n\
+         rows         {rows:>14}  ({cut} cut, {skipped} left out)",
+        summary.loss, summary.perplexity
     )
 }
 

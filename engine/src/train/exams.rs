@@ -17,7 +17,7 @@ use crate::Failure;
 use crate::data_source::one_file;
 use crate::device::OpenDevice;
 use crate::eval::{EvalConfig, Exam, Info, ModelId, OutputDir, Questions, Sitting, Summary};
-use crate::generate::Sampling;
+use crate::generate::{Limits, Sampling};
 use crate::recipe::{Evaluation, Grader, Recipe};
 use crate::run::{Progress, Row, RunDir, TaskMetric, Verbosity};
 
@@ -59,6 +59,7 @@ impl RecipeExam {
     /// Reads the problems, if the recipe has some.
     pub(super) fn open(
         recipe: &Recipe,
+        tokenizer: &Arc<Tokenizer>,
         device: &OpenDevice,
         dtype: &str,
         verbosity: Verbosity,
@@ -66,10 +67,10 @@ impl RecipeExam {
         let Some(eval) = &recipe.eval else {
             return Ok(None);
         };
-        let source = recipe.model.tokenizer_source().ok_or_else(|| {
-            Failure::usage("`[eval]` needs a tokenizer").with_hint("set `model.tokenizer`")
-        })?;
-        let tokenizer = Arc::new(Tokenizer::load(crate::hub::resolve_model(source)?)?);
+        if tokenizer.is_without_text() {
+            return Err(Failure::usage("`[eval]` needs a tokenizer")
+                .with_hint("set `model.tokenizer` to a directory or a hub name"));
+        }
         let sampling = Sampling {
             max_new_tokens: eval.longest_completion(),
             seed: recipe.seed,
@@ -122,7 +123,10 @@ impl RecipeExam {
             self.verbosity
         };
         let sitting = Sitting {
-            batch_size: self.batch_size,
+            limits: Limits {
+                max_sequences: self.batch_size,
+                ..Limits::default()
+            },
             directory: &directory,
             progress: Progress::new("eval", config.data.problems, verbosity),
             stop,

@@ -100,17 +100,7 @@ pub fn train(recipe: &Recipe, switches: TrainSwitches) -> Result<Summary, Failur
     if let Ending::Signal(signal) = ending {
         return Err(interrupted(recipe, signal, trainer.position.step));
     }
-    let chooses = setup.options.exam.is_some_and(|exam| exam.choose_best);
-    let last = trainer.position.step;
-    let (eval_loss, step) = match (ending, trainer.position.best) {
-        (Ending::EarlyStop, Some((_, best))) if !chooses => (trainer.restore_best()?, best),
-        _ => (trainer.evaluate()?, last),
-    };
-    let Some(step) = trainer.final_exam(step)? else {
-        let signal = signals.stop_requested().unwrap_or_default();
-        return Err(interrupted(recipe, signal, last));
-    };
-    let task = trainer.exams.get(&step).cloned();
+    let (eval_loss, task) = conclude(recipe, &mut trainer, ending)?;
     trainer.metrics.sync()?;
     let (position, timed) = (trainer.position.clone(), trainer.timed);
     finish(recipe, &directory, &setup, &mut samples)?;
@@ -119,6 +109,26 @@ pub fn train(recipe: &Recipe, switches: TrainSwitches) -> Result<Summary, Failur
     directory.write_json(&directory.summary(), &summary)?;
     report(recipe, &summary, &samples)?;
     Ok(summary)
+}
+
+/// After the last step: the last evaluations, and the parameters that are the result. Returns the held-out loss and what the result
+/// solves.
+fn conclude(
+    recipe: &Recipe,
+    trainer: &mut Trainer<'_>,
+    ending: Ending,
+) -> Result<(Option<f64>, Option<TaskMetric>), Failure> {
+    let chooses = trainer.options.exam.is_some_and(|exam| exam.choose_best);
+    let last = trainer.position.step;
+    let (eval_loss, step) = match (ending, trainer.position.best) {
+        (Ending::EarlyStop, Some((_, best))) if !chooses => (trainer.restore_best()?, best),
+        _ => (trainer.evaluate()?, last),
+    };
+    let Some(step) = trainer.final_exam(step)? else {
+        let signal = trainer.signals.stop_requested().unwrap_or_default();
+        return Err(interrupted(recipe, signal, last));
+    };
+    Ok((eval_loss, trainer.exams.get(&step).cloned()))
 }
 
 /// What ends a run that a signal stopped.

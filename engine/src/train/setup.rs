@@ -50,7 +50,7 @@ impl Setup {
         } else {
             Verbosity::Normal
         };
-        let tokenizer = load_tokenizer(recipe)?;
+        let tokenizer = Arc::new(load_tokenizer(recipe)?);
         let tokenizer_directory = recipe
             .model
             .tokenizer_source()
@@ -76,7 +76,7 @@ impl Setup {
             );
         }
         let dtype = format!("{compute:?}").to_lowercase();
-        let exam = RecipeExam::open(recipe, &device, &dtype, verbosity)?;
+        let exam = RecipeExam::open(recipe, &tokenizer, &device, &dtype, verbosity)?;
         let learner = LanguageLearner {
             model,
             train,
@@ -91,7 +91,7 @@ impl Setup {
             options,
             adapter,
             device,
-            tokenizer: Arc::new(tokenizer),
+            tokenizer,
             tokenizer_directory,
         })
     }
