@@ -90,23 +90,41 @@ pub(crate) fn round(value: f64) -> f64 {
     value.round_ties_even() + 0.0
 }
 
-/// `repr(value)`: the shortest digits, with an exponent below 1e-4 and from 1e16 on.
+/// `repr(value)`: the fewest digits that give the value back and of these the nearest ones, with an exponent
+/// below 1e-4 and from 1e16 on.
 pub(crate) fn repr(value: f64) -> String {
     if !value.is_finite() {
         return value.to_string().to_lowercase();
     }
-    let scientific = format!("{value:e}");
+    let scientific = shortest(value);
     let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     let exponent: i32 = exponent.parse().unwrap_or_default();
     if !(-4..16).contains(&exponent) {
         let sign = if exponent < 0 { '-' } else { '+' };
         return format!("{digits}e{sign}{:02}", exponent.abs());
     }
-    let fixed = value.to_string();
-    if fixed.contains('.') {
-        fixed
+    let sign = if digits.starts_with('-') { "-" } else { "" };
+    let digits: String = digits.chars().filter(char::is_ascii_digit).collect();
+    if let Ok(exponent) = usize::try_from(exponent) {
+        let digits = format!("{digits:0<width$}", width = exponent + 2);
+        let (whole, part) = digits.split_at(exponent + 1);
+        return format!("{sign}{whole}.{part}");
+    }
+    let zeros = "0".repeat(exponent.unsigned_abs() as usize - 1);
+    format!("{sign}0.{zeros}{digits}")
+}
+
+/// The shortest digits of `value` with an exponent. Where two are equally near, Rust may take the odd one.
+fn shortest(value: f64) -> String {
+    let some = format!("{value:e}");
+    let places = some
+        .find('.')
+        .map_or(0, |point| some.find('e').unwrap_or(some.len()) - point - 1);
+    let nearest = format!("{value:.places$e}");
+    if nearest.parse() == Ok(value) {
+        nearest
     } else {
-        fixed + ".0"
+        some
     }
 }
 
@@ -163,6 +181,11 @@ mod tests {
             (1e-5, "1e-05"),
             (-0.0, "-0.0"),
             (0.1, "0.1"),
+            // Halfway between two texts of the same length.
+            (2_249_121_901_608_150.0 + 0.25, "2249121901608150.2"),
+            (5e-324, "5e-324"),
+            (-0.001_25, "-0.00125"),
+            (5.684_341_886_080_802e-14, "5.684341886080802e-14"),
             (f64::INFINITY, "inf"),
             (f64::NEG_INFINITY, "-inf"),
         ];
