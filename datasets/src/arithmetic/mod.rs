@@ -47,7 +47,7 @@ use words::{Telling, Wording};
 pub(crate) const VERSION: u32 = 1;
 
 /// Every rationale begins with the words that evaluation puts into the model's mouth, so that what a model is asked
-/// to go on with is what it was trained on; see [`metamath_eval_prompt`](crate::metamath_eval_prompt).
+/// to go on with is what it was trained on; see [`eval_prompt`](crate::problems::eval_prompt).
 const OPENING: &str = " Let's think step by step.\n";
 
 /// How often other words are looked for before they count as used up.
