@@ -109,6 +109,26 @@ fn evaluation_needs_held_out_rows() {
 }
 
 #[test]
+fn a_best_checkpoint_is_chosen_among_several() {
+    let mut edits = vec![
+        ("eval", "task = \"gsm8k\""),
+        ("eval", "path = \"org/problems\""),
+        ("eval", "choose_best = true"),
+    ];
+    expect(
+        &edits,
+        "eval.choose_best",
+        "nothing to choose from",
+        "every = 100",
+    );
+    edits.push(("eval", "every = 50"));
+    let eval = parse(&recipe_with(&edits)).unwrap().eval.unwrap();
+    assert_eq!((eval.every, eval.longest_completion()), (50, 512));
+    edits.push(("eval", "few_shot = 9"));
+    expect(&edits, "eval.few_shot", "at most 8", "");
+}
+
+#[test]
 fn held_out_rows_are_chosen_one_way() {
     let edits = [("data.eval", "path = \"org/other\"")];
     expect(&edits, "data.eval.path", "exclude each other", "keep one");

@@ -63,7 +63,7 @@ fn names_of_other_tools_are_translated() {
             "did you mean `seed`? it stands at the top",
         ),
         ("training", "lr = 1", "did you mean the section `[train]`?"),
-        ("eval", "limit = 1", "the section `[data.eval]`"),
+        ("evaluation", "limit = 1", "the section `[data.eval]`"),
         ("lora", "r = 1", "`kind = \"lora\"`"),
     ] {
         let problem = problem(&recipe_with(&[(section, line)]));
