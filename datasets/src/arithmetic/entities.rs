@@ -17,25 +17,25 @@ pub enum Split {
 pub(super) const COMMON: u32 = 10;
 
 const TRAIN_NAMES: [&str; 32] = [
-    "Ada", "Alex", "Amir", "Anna", "Ben", "Carla", "Dan", "Diego", "Ella", "Emil", "Finn", "Gina",
-    "Hana", "Hugo", "Ines", "Iris", "Jon", "Kara", "Leo", "Mia", "Mila", "Ned", "Olga", "Oscar",
-    "Paul", "Priya", "Rosa", "Sam", "Tina", "Tom", "Vera", "Yara",
+    "Ada", "Amir", "Anna", "Bea", "Ben", "Carl", "Dan", "Ella", "Emil", "Finn", "Gina", "Hana",
+    "Hugo", "Ines", "Iris", "Jon", "Kara", "Leo", "Lou", "Mia", "Mila", "Ned", "Olga", "Omar",
+    "Paul", "Rosa", "Sam", "Tina", "Tom", "Vera", "Yara", "Zoe",
 ];
 
 const TEST_NAMES: [&str; 12] = [
-    "Alan", "Clara", "Dora", "Elsa", "Ida", "Lena", "Marco", "Nora", "Otis", "Rita", "Theo", "Zara",
+    "Alan", "Cora", "Dora", "Elsa", "Ida", "Lena", "Mark", "Nora", "Otis", "Rita", "Ruth", "Theo",
 ];
 
 const TRAIN_ITEMS: [&str; 32] = [
-    "apples", "beads", "books", "brushes", "buttons", "candles", "cards", "chairs", "coins",
-    "cookies", "crayons", "cups", "dolls", "eggs", "flowers", "hats", "kites", "lamps", "marbles",
-    "muffins", "nuts", "oranges", "pears", "pens", "plates", "ribbons", "rings", "shells",
-    "stickers", "stones", "tickets", "toys",
+    "beads", "books", "bowls", "cards", "clocks", "coins", "combs", "cups", "dolls", "drums",
+    "eggs", "flags", "hats", "keys", "kites", "lamps", "maps", "mugs", "nuts", "pears", "pens",
+    "papers", "pots", "rings", "rocks", "shells", "shirts", "socks", "stones", "tents", "toys",
+    "vases",
 ];
 
 const TEST_ITEMS: [&str; 12] = [
-    "badges", "balls", "bottles", "cherries", "masks", "pencils", "roses", "scarves", "spoons",
-    "stamps", "stars", "tiles",
+    "balls", "bells", "boats", "cakes", "masks", "plums", "ropes", "roses", "spoons", "stamps",
+    "stars", "tiles",
 ];
 
 impl Split {

@@ -5,6 +5,7 @@
     reason = "in a helper of a test, too, a failure is a failed test"
 )]
 
+mod arithmetic;
 mod hostile;
 mod loader;
 mod mathematics;
