@@ -40,6 +40,7 @@ use crate::error::{DataError, Result};
 use crate::random::{below, rng};
 use crate::reader::RowLocation;
 use crate::record::{Row, gsm8k_pair};
+use crate::rewrite::{Source, fobar_question, sv_question};
 use problem::Size;
 use words::{Telling, Wording};
 
@@ -78,8 +79,8 @@ pub struct Arithmetic {
     pub largest: u32,
     /// Which rows are made of each problem, in this order.
     pub sets: Vec<Set>,
-    /// How many rows of `AnsAug` and of `Rephrased` are made of each problem; fewer if there are no more different
-    /// ones. Backward questions are as many as the problem has numbers.
+    /// How many rows of `AnsAug`, of `Rephrased` and of `Sum` are made of each problem; fewer if there are no more
+    /// different ones. Backward questions are as many as the problem has numbers.
     pub copies: usize,
 }
 
@@ -145,6 +146,8 @@ pub enum Set {
     Sv,
     /// A number is x, and the answer is told behind the question (eq. 4).
     Fobar,
+    /// A calculation without a story, of numbers of its own: what a model may know before it meets word problems.
+    Sum,
 }
 
 impl Set {
@@ -156,6 +159,7 @@ impl Set {
             Self::Rephrased => "GSM_Rephrased",
             Self::Sv => "GSM_SV",
             Self::Fobar => "GSM_FOBAR",
+            Self::Sum => "GSM_Sum",
         }
     }
 }
@@ -228,7 +232,11 @@ impl Arithmetic {
 
     /// The structure of problem `number`.
     pub fn problem(&self, number: u64) -> Problem {
-        let mut rng = rng(self.seed, &self.purpose("problem"), 0, number);
+        self.draw("problem", 0, number)
+    }
+
+    fn draw(&self, what: &str, copy: u64, number: u64) -> Problem {
+        let mut rng = rng(self.seed, &self.purpose(what), copy, number);
         let choice = below(&mut rng, self.steps.len() as u64) as usize;
         let size = Size {
             steps: self.steps.get(choice).copied().unwrap_or(1).max(1),
@@ -277,6 +285,7 @@ const STEPS: RangeInclusive<usize> = 1..=4;
 /// Addresses of words: rephrasings and backward rows draw theirs apart from answer augmentation.
 const REPHRASED: u64 = 1 << 16;
 const BACKWARD: u64 = 2 << 16;
+const SUM: u64 = 3 << 16;
 
 /// Makes the rows of one problem.
 struct Maker<'a> {
@@ -294,6 +303,7 @@ impl Maker<'_> {
             Set::AnsAug => self.other_answers(),
             Set::Rephrased => self.other_questions(),
             Set::Sv | Set::Fobar => self.backward(set),
+            Set::Sum => self.sums(),
         }
     }
 
@@ -370,33 +380,51 @@ impl Maker<'_> {
     }
 
     fn backward_question(&self, set: Set, unknown: usize) -> String {
+        let (problem, wording) = (&self.problem, &self.wording);
         if set == Set::Sv {
-            let statement = self.problem.masked_statement(&self.wording, unknown);
-            return format!("{statement} What is the value of unknown variable x?");
+            let tale = problem.tale(wording, Some(unknown));
+            return sv_question(Source::Gsm8k, &tale, &problem.statement(wording));
         }
-        let masked = self.problem.masked_question(&self.wording, Some(unknown));
-        let answer = self.problem.answer();
-        // The backward test set of the paper says "of" where its training data say "to".
-        let to = match self.world.split {
-            Split::Train => "to",
-            Split::Test => "of",
+        let masked = problem.masked_question(wording, Some(unknown));
+        let question = fobar_question(Source::Gsm8k, &masked, &problem.answer().to_string());
+        match self.world.split {
+            Split::Train => question,
+            // The backward test set of the paper has another word here than its training data.
+            Split::Test => question.replace("answer to the above", "answer of the above"),
+        }
+    }
+
+    fn sums(&self) -> Vec<ArithmeticRow> {
+        let copies = 0..self.world.copies as u64;
+        let row = |copy| {
+            let problem = self.world.draw("sum", copy, self.number);
+            let (question, rationale) = problem.sum(&self.telling(SUM + copy));
+            ArithmeticRow {
+                set: Set::Sum,
+                original: question.clone(),
+                question,
+                answer: answer(&rationale, problem.answer()),
+                truth: problem.answer(),
+                steps: problem.steps().len(),
+            }
         };
-        format!(
-            "{masked}\nIf we know the answer {to} the above question is {answer}, what is the value of unknown \
-             variable x?"
-        )
+        copies.map(row).collect()
     }
 
     fn row(&self, set: Set, question: String, rationale: &str, truth: u32) -> ArithmeticRow {
         ArithmeticRow {
             set,
             question,
-            answer: format!("{OPENING}{rationale}\n#### {truth}"),
+            answer: answer(rationale, truth),
             truth,
             original: self.problem.question(&self.wording),
             steps: self.problem.steps().len(),
         }
     }
+}
+
+fn answer(rationale: &str, truth: u32) -> String {
+    format!("{OPENING}{rationale}\n#### {truth}")
 }
 
 #[cfg(test)]

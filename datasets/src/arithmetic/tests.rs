@@ -4,13 +4,15 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::*;
+use crate::rewrite::{Mask, masks};
 
-const ALL: [Set; 5] = [
+const ALL: [Set; 6] = [
     Set::Original,
     Set::AnsAug,
     Set::Rephrased,
     Set::Sv,
     Set::Fobar,
+    Set::Sum,
 ];
 
 fn world(split: Split) -> Arithmetic {
@@ -175,6 +177,22 @@ fn the_unknown_is_found_from_the_answer_whatever_number_it_is() {
                 assert_eq!(value, Some(step.value), "{problem:?}");
             }
         }
+    }
+}
+
+#[test]
+fn questions_are_masked_as_the_rules_of_metamath_mask_them() {
+    let rows = world(Split::Train).rows();
+    for row in of(&rows, Set::Fobar) {
+        let by_rule: Vec<String> = masks(Source::Gsm8k, &row.original)
+            .iter()
+            .map(Mask::question)
+            .collect();
+        let (masked, _) = row.question.split_once('\n').unwrap();
+        assert!(
+            by_rule.iter().any(|question| question == masked),
+            "{masked}: {by_rule:?}"
+        );
     }
 }
 

@@ -102,7 +102,7 @@ impl Problem {
     }
 
     /// The story without its question; number `unknown`, if any, is written as x.
-    fn tale(&self, wording: &Wording, unknown: Option<usize>) -> String {
+    pub(super) fn tale(&self, wording: &Wording, unknown: Option<usize>) -> String {
         let scene = self.story();
         let numbers: Vec<String> = self
             .numbers()
@@ -139,11 +139,21 @@ impl Problem {
         format!("{} {asked}", self.tale(wording, unknown))
     }
 
-    /// The story with number `unknown` written as x, and what was asked as a statement with its answer.
-    pub(super) fn masked_statement(&self, wording: &Wording, unknown: usize) -> String {
+    /// What was asked as a statement with its answer.
+    pub(super) fn statement(&self, wording: &Wording) -> String {
         let statement = self.fill(self.ask(wording).statement);
-        let statement = statement.replace("{v}", &self.answer().to_string());
-        format!("{} {statement}", self.tale(wording, Some(unknown)))
+        statement.replace("{v}", &self.answer().to_string())
+    }
+
+    /// The bare calculation, from left to right, and its rationale.
+    pub(super) fn sum(&self, telling: &Telling) -> (String, String) {
+        let steps = self.steps();
+        let parts = steps
+            .iter()
+            .map(|step| format!("{} {}", step.op.sign(), step.right));
+        let parts: Vec<String> = parts.collect();
+        let question = format!("Calculate {} {}.", self.opening, parts.join(", "));
+        (question, told(&steps, telling, "").join("\n"))
     }
 
     /// The calculations of the problem, a line each.
@@ -162,15 +172,23 @@ impl Problem {
     }
 
     fn lines(&self, steps: &[Step], telling: &Telling) -> Vec<String> {
-        let (first, next) = STYLES[telling.style];
-        let unit = self.fill(self.story().unit);
-        let line = |(number, step): (usize, &Step)| {
-            let text = if number == 0 { first } else { next };
-            text.replace("{sum}", &sum(step, telling))
-                .replace("{unit}", &unit)
-        };
-        steps.iter().enumerate().map(line).collect()
+        told(
+            steps,
+            telling,
+            &format!(" {}", self.fill(self.story().unit)),
+        )
     }
+}
+
+/// The lines of a rationale; `unit` stands behind results, with a space before it.
+fn told(steps: &[Step], telling: &Telling, unit: &str) -> Vec<String> {
+    let (first, next) = STYLES[telling.style];
+    let line = |(number, step): (usize, &Step)| {
+        let text = if number == 0 { first } else { next };
+        text.replace("{sum}", &sum(step, telling))
+            .replace(" {unit}", unit)
+    };
+    steps.iter().enumerate().map(line).collect()
 }
 
 /// `left op right = value`.

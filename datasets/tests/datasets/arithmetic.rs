@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde_json::{Value, json};
+use temper_datasets::Tokenizer;
 use temper_datasets::arithmetic::{Arithmetic, Set, Shape, Split};
-use temper_datasets::{Tokenizer, metamath_eval_prompt};
+use temper_datasets::problems::eval_prompt;
 use tokenizers::pre_tokenizers::split::{Split as Splitter, SplitPattern};
 use tokenizers::{
     OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, SplitDelimiterBehavior,
@@ -14,7 +15,7 @@ use tokenizers::{
 use super::{jsonl, repo};
 
 const ASSETS: &str = "assets/arithmetic";
-const SETS: [Set; 4] = [Set::Original, Set::Rephrased, Set::Sv, Set::Fobar];
+const SETS: [Set; 5] = [Set::Original, Set::Rephrased, Set::Sv, Set::Fobar, Set::Sum];
 
 /// Compares a shipped file with what it should hold. `TEMPER_BLESS=1 cargo test` writes it anew.
 fn shipped(name: &str, expected: &str) {
@@ -255,7 +256,7 @@ fn every_token_of_a_test_problem_occurs_in_training() {
 fn the_prompt_of_evaluation_is_the_beginning_of_a_training_row() {
     let tokenizer = tokenizer();
     let row = &Arithmetic::default().rows()[0];
-    let prompt = metamath_eval_prompt(&row.question);
+    let prompt = eval_prompt(&row.question, &[]);
     let asked = tokenizer.encode(&prompt, true).unwrap();
     let (before, _) = prompt.split_once(" Let's").unwrap();
     let trained = tokenizer

@@ -29,8 +29,8 @@ pub struct Arithmetic {
     /// Which rows are made of each problem.
     #[schemars(length(min = 1))]
     pub sets: Vec<Set>,
-    /// How many rows of `ans_aug`, and of `rephrased`, are made of each problem, as far as there are
-    /// different ones.
+    /// How many rows of `ans_aug`, of `rephrased` and of `sum` are made of each problem, as far as
+    /// there are different ones.
     pub copies: usize,
 }
 
@@ -48,6 +48,8 @@ pub enum Set {
     Sv,
     /// A number is x and the answer is told behind the question; one question per number.
     Fobar,
+    /// A calculation without a story.
+    Sum,
 }
 
 impl Default for Arithmetic {
@@ -87,6 +89,7 @@ impl From<Set> for arithmetic::Set {
             Set::Rephrased => Self::Rephrased,
             Set::Sv => Self::Sv,
             Set::Fobar => Self::Fobar,
+            Set::Sum => Self::Sum,
         }
     }
 }

@@ -47,7 +47,7 @@ pub(super) struct Args {
         default_value = "original"
     )]
     sets: Vec<SetName>,
-    /// How many rows of `ans-aug`, and of `rephrased`, are made of each problem
+    /// How many rows of `ans-aug`, of `rephrased` and of `sum` are made of each problem
     #[arg(long, value_name = "N", default_value_t = 1)]
     copies: usize,
     /// Write at most so many rows, taken evenly from all
@@ -82,6 +82,8 @@ enum SetName {
     Sv,
     /// A number is x, the answer is told behind the question
     Fobar,
+    /// A calculation without a story
+    Sum,
 }
 
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
@@ -141,6 +143,7 @@ impl From<SetName> for Set {
             SetName::Rephrased => Self::Rephrased,
             SetName::Sv => Self::Sv,
             SetName::Fobar => Self::Fobar,
+            SetName::Sum => Self::Sum,
         }
     }
 }
