@@ -2,6 +2,9 @@
 //! resumed.
 
 #[cfg(test)]
+#[path = "train_runs/ablations.rs"]
+mod ablations;
+#[cfg(test)]
 #[path = "train_runs/batches.rs"]
 mod batches;
 #[cfg(test)]

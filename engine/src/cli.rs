@@ -25,6 +25,8 @@ struct Cli {
 enum Command {
     /// Train what a recipe says and leave a complete run directory
     Train(commands::train::Args),
+    /// Train and compare variants of a recipe with several seeds: a table and a plot
+    Ablate(commands::ablate::Args),
     /// Check on this machine that training is right: gradients, accumulation, packing, masks, resume, merge, device parity
     Verify(commands::verify::Args),
     /// List compute devices: what was compiled in, what is present, memory, dtypes
@@ -72,6 +74,7 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Train(args) => commands::train::run(&args),
+        Command::Ablate(args) => commands::ablate::run(&args),
         Command::Verify(args) => commands::verify::run(&args),
         Command::Devices(args) => commands::devices::run(&args),
         Command::Generate(args) => commands::generate::run(&args),

@@ -81,6 +81,14 @@ impl Failure {
         }
     }
 
+    /// The same failure of a command that goes on by itself when it is called again.
+    pub(crate) fn going_on(self) -> Self {
+        match self.kind {
+            Kind::Interrupted { .. } => self.with_hint("the same command goes on from here"),
+            _ => self,
+        }
+    }
+
     /// 2 for a wrong command line or recipe, 128 + signal after a signal, 1 otherwise.
     pub fn code(&self) -> u8 {
         match &self.kind {

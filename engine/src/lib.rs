@@ -1,6 +1,7 @@
 //! Everything that runs: recipes, devices, the trainer, checkpoints, generation and the command line of `temper`.
 #![recursion_limit = "256"]
 
+pub mod ablation;
 mod cli;
 mod commands;
 mod data_source;

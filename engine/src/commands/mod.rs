@@ -1,5 +1,6 @@
 //! One file a command: its arguments and what it does.
 
+pub(crate) mod ablate;
 pub(crate) mod data;
 pub(crate) mod devices;
 pub(crate) mod eval;

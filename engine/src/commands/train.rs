@@ -35,6 +35,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         TrainSwitches {
             resume: args.resume,
             quiet: args.quiet,
+            unreported: false,
         },
     )
     .map(|_| ())

@@ -27,6 +27,7 @@ pub struct Data {
     pub kind: DataKind,
     /// A file, a directory, a hub data set `org/name[@revision][:file]`, or a list of these, read
     /// in order. Required, except for `arithmetic`, which is made and not read.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     pub path: OneOrMany,
     /// What is made for `kind = "arithmetic"`.
     pub arithmetic: Option<Arithmetic>,
@@ -211,6 +212,11 @@ pub enum OneOrMany {
 }
 
 impl OneOrMany {
+    /// Whether there is none, which only means that the key was left out.
+    fn is_empty(&self) -> bool {
+        self.as_slice().is_empty()
+    }
+
     /// The texts, whichever way they were written.
     pub fn as_slice(&self) -> &[String] {
         match self {

@@ -32,6 +32,7 @@
 //!
 //! A recipe that passes has its defaults filled in; [`Recipe::to_toml`] writes them all out.
 
+mod ablation;
 mod adapter;
 mod advice;
 mod arithmetic;
@@ -56,6 +57,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::de::DeTable;
 
+pub use ablation::{Ablation, AblationExam, Arm};
 pub use adapter::{Adapter, AdapterKind, Bias, EpsScaling, LoraOptions, Method, OftOptions};
 pub use arithmetic::{Arithmetic, Set};
 pub use data::{Data, DataKind, Eval, LossOn, OneOrMany, OverLength, Template};
@@ -65,6 +67,8 @@ pub use output::{Compute, Precision, Run, Sample};
 pub use problem::{Problem, RecipeErrors};
 pub use schema::{explain, schema};
 pub use train::{Length, LossAverage, NonFinite, Schedule, Train};
+
+pub(crate) use validate::directory_name;
 
 use problem::Report;
 use tree::{Node, Origin};
@@ -92,6 +96,8 @@ pub struct Recipe {
     pub train: Train,
     /// Problems with known answers, solved while training. Left out: none.
     pub eval: Option<Evaluation>,
+    /// Variants that `temper ablate` compares.
+    pub ablation: Option<Ablation>,
     /// Number formats.
     pub precision: Precision,
     /// Completions before and after training, printed side by side.
@@ -110,6 +116,7 @@ impl Default for Recipe {
             data: Data::default(),
             train: Train::default(),
             eval: None,
+            ablation: None,
             precision: Precision::default(),
             sample: Sample::default(),
             run: Run::default(),

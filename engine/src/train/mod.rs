@@ -39,6 +39,7 @@ use crate::run::{
 };
 use samples::Samples;
 use setup::Setup;
+pub(crate) use setup::same_recipe;
 use trainer::Trainer;
 
 /// Switches of one run that are not part of its recipe.
@@ -48,6 +49,8 @@ pub struct TrainSwitches {
     pub resume: bool,
     /// No progress on stderr.
     pub quiet: bool,
+    /// No samples and no result on stdout.
+    pub unreported: bool,
 }
 
 /// Trains what `recipe` says and leaves a complete run directory.
@@ -107,7 +110,9 @@ pub fn train(recipe: &Recipe, switches: TrainSwitches) -> Result<Summary, Failur
     let mut summary = summary(&position, timed, eval_loss, resumed_from, &setup);
     summary.task = task;
     directory.write_json(&directory.summary(), &summary)?;
-    report(recipe, &summary, &samples)?;
+    if !switches.unreported {
+        report(recipe, &summary, &samples)?;
+    }
     Ok(summary)
 }
 

@@ -391,7 +391,7 @@ fn trainer_options(recipe: &Recipe, total: u64) -> TrainerOptions {
 }
 
 /// Refuses to resume with a recipe that trains something else. What only concerns logging, saving and the place may change.
-pub(super) fn same_recipe(recipe: &Recipe, stored: &Path) -> Result<(), Failure> {
+pub(crate) fn same_recipe(recipe: &Recipe, stored: &Path) -> Result<(), Failure> {
     let text = std::fs::read_to_string(stored)
         .map_err(|error| Failure::run(format!("cannot read `{}`: {error}", stored.display())))?;
     let old = Recipe::parse(&text, &stored.display().to_string(), &[])?;

@@ -435,6 +435,7 @@ fn rows_are_either_read_or_made() {
     let text = recipe_with(&[made]).replace("path = \"org/rows\"\n", "");
     let recipe = parse(&text).unwrap();
     assert_eq!(recipe.data.arithmetic, Some(Arithmetic::default()));
+    assert_eq!(parse(&recipe.to_toml()).unwrap(), recipe);
     let wrong = recipe_with(&[made, ("data.arithmetic", "steps = [1, 5]")]);
     let wrong = problem(&wrong.replace("path = \"org/rows\"\n", ""));
     assert_eq!(wrong.key, "data.arithmetic.steps[1]");

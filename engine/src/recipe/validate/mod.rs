@@ -1,5 +1,6 @@
 //! What the schema cannot say: keys that contradict each other, and files that are not there.
 
+mod ablation;
 mod adapter;
 mod data;
 mod eval;
@@ -7,6 +8,8 @@ mod model;
 mod train;
 
 use std::path::{Path, PathBuf};
+
+pub(crate) use ablation::directory_name;
 
 use super::Recipe;
 use super::problem::Report;
@@ -24,6 +27,9 @@ pub(super) fn check(recipe: &Recipe, tree: &Node, base: &Path, report: &mut Repo
     checker.train(&recipe.train, recipe.data.eval.is_some());
     if let Some(eval) = &recipe.eval {
         checker.evaluation_of_tasks(eval);
+    }
+    if let Some(ablation) = &recipe.ablation {
+        checker.ablation(ablation);
     }
     if recipe.run.dir.as_os_str().is_empty() {
         checker.problem(
