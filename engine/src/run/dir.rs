@@ -279,6 +279,23 @@ mod tests {
     }
 
     #[test]
+    fn what_was_solved_after_the_resumed_step_is_dropped() {
+        let parent = tempfile::tempdir().unwrap();
+        let run = RunDir::create(&parent.path().join("run"), RunMode::Fresh).unwrap();
+        run.drop_evals_after(None).unwrap();
+        for step in [0, 9, 10, 100] {
+            fs::create_dir_all(run.eval(step)).unwrap();
+        }
+        let there = |run: &RunDir| [0, 9, 10, 100].map(|step| run.eval(step).exists());
+        run.drop_evals_after(Some(10)).unwrap();
+        assert_eq!(there(&run), [true, true, true, false]);
+        run.drop_evals_after(Some(9)).unwrap();
+        assert_eq!(there(&run), [true, true, false, false]);
+        run.drop_evals_after(None).unwrap();
+        assert_eq!(there(&run), [false; 4]);
+    }
+
+    #[test]
     fn resuming_needs_a_run() {
         let parent = tempfile::tempdir().unwrap();
         let missing = parent.path().join("typo");
