@@ -234,6 +234,8 @@ mod tests {
                     traces.append(row(index)).unwrap();
                 }
             }
+            let killed_again = read_traces::<Row>(&path).unwrap();
+            assert_eq!(killed_again.len(), 2, "{cut}");
             assert_eq!(traces.finish().unwrap(), [row(0), row(2)]);
             assert_eq!(read_traces::<Row>(&path).unwrap().len(), 2);
         }
