@@ -219,7 +219,7 @@ fn a_recipe_that_cannot_choose_or_ask_is_refused_before_the_first_step() {
     }
     let chat = "[eval]\ntask = \"gsm8k\"\npath = TEST\nprompt_style = \"chat\"\n";
     let said = fail(
-        1,
+        2,
         &["train", text(&recipe(&bench, "chat", chat)), "--quiet"],
     );
     assert!(said.contains("no chat template"), "{said}");

@@ -134,9 +134,9 @@ struct Asking {
     /// Layout of the prompt
     #[arg(long, value_enum, default_value = "metamath")]
     prompt_style: PromptStyle,
-    /// Worked examples before each question
-    #[arg(long, default_value_t = 0, value_name = "K")]
-    few_shot: usize,
+    /// Worked examples before each question, at most 8
+    #[arg(long, default_value_t = 0, value_name = "K", value_parser = clap::value_parser!(u8).range(..=8))]
+    few_shot: u8,
     /// Text behind each question
     #[arg(long, default_value = "", value_name = "TEXT")]
     suffix: String,
@@ -305,7 +305,7 @@ impl Evaluate {
             data,
             limit: self.limit,
             style: asking.prompt_style,
-            few_shot: asking.few_shot,
+            few_shot: asking.few_shot.into(),
             suffix: &asking.suffix,
             stop: (!asking.stop.is_empty()).then_some(&asking.stop),
         }

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::config::{CONFIG, read_config};
 use super::{EvalConfig, EvalError};
-use crate::run::{LOCK, RunError, RunLock, write_atomic};
+use crate::run::{LOCK, RunError, RunLock, note, write_atomic};
 
 const TRACES: &str = "traces.jsonl";
 const SUMMARY: &str = "summary.json";
@@ -39,6 +39,12 @@ impl OutputDir {
                         path: path.to_path_buf(),
                         changes,
                     });
+                }
+                if config.info.device != old.info.device {
+                    let (old, new) = (&old.info.device, &config.info.device);
+                    note(&format!(
+                        "begun on `{old}`, goes on on `{new}`: devices round differently"
+                    ));
                 }
             }
         }

@@ -126,7 +126,9 @@ impl From<EvalError> for Failure {
     fn from(error: EvalError) -> Self {
         match error {
             EvalError::Generate(error) => error.into(),
-            EvalError::Changed { .. } | EvalError::NotAnEvaluation { .. } => Self::usage(error),
+            EvalError::Changed { .. }
+            | EvalError::NotAnEvaluation { .. }
+            | EvalError::Prompt { .. } => Self::usage(error),
             error => Self::run(error),
         }
     }

@@ -22,7 +22,7 @@ pub struct Evaluation {
     pub path: String,
     /// Solve only the first so many problems; 0 solves all.
     pub limit: usize,
-    /// Worked examples before each question, at most 8.
+    /// Worked examples before each question.
     #[schemars(range(max = 8))]
     pub few_shot: usize,
     /// Layout of the prompt.
@@ -35,7 +35,7 @@ pub struct Evaluation {
     pub at_start: bool,
     /// Longest completion in tokens; 0 takes the task's own: 512, and 2048 for `math`.
     pub max_new_tokens: usize,
-    /// Problems solved at a time. Has no influence on the completions.
+    /// Problems solved at a time. Changes the speed, not what is solved.
     #[schemars(range(min = 1))]
     pub batch_size: usize,
     /// Which convention decides what is best.
