@@ -311,6 +311,32 @@ fn rows_without_an_answer_are_named_and_prompts_without_room_are_counted() {
 }
 
 #[test]
+fn mathematics_is_broken_down_by_level_and_subject() {
+    let bench = Bench::new();
+    let data = path("assets/math/test-100.jsonl");
+    let shown = bench.eval("a", &["--task", "math", "--data", text(&data)]);
+    assert!(
+        shown.contains("\nlevel ") && shown.contains("\nsubject "),
+        "{shown}"
+    );
+    let summary = bench.json("a/summary.json");
+    for (groups, field) in [("by_level", "level"), ("by_subject", "subject")] {
+        let groups = summary[groups].as_array().unwrap();
+        let counted: u64 = groups
+            .iter()
+            .map(|group| group["problems"].as_u64().unwrap())
+            .sum();
+        assert_eq!(counted, 7, "{summary}");
+        for group in groups {
+            let traces = bench.traces("a");
+            let of = traces.iter().filter(|trace| trace[field] == group["name"]);
+            assert_eq!(of.count() as u64, group["problems"], "{group}");
+        }
+    }
+    assert!(summary.get("by_question_length").is_none());
+}
+
+#[test]
 fn hostile_problems_stay_text_in_the_report() {
     let bench = Bench::new();
     let row = json!({"question": "</pre><script>alert('x')</script>\u{0}{{ 7 * 7 }}", "answer": "#### 7"});
