@@ -1,6 +1,6 @@
 //! Evaluation: problems with known answers, asked, graded under every convention at once, and kept row by row.
 //!
-//! Scores of the same model differ by tens of points between graders and prompts (lm-evaluation-harness issues 1896 and 2034), so
+//! Scores of the same model can differ by tens of points between graders and prompts, so
 //! an evaluation here names everything that determines its numbers ([`EvalConfig`]), grades each completion by all conventions
 //! ([`Summary`]), stores each prompt and completion ([`Trace`]) and shows first where the conventions disagree.
 //!
