@@ -35,6 +35,8 @@ enum Command {
     Generate(Box<commands::generate::Args>),
     /// Measure how much a model solves: GSM8K, MATH, perplexity; grade completions made elsewhere
     Eval(Box<commands::eval::Args>),
+    /// Serve a model and adapters over HTTP, with the API of OpenAI: chat, completions, streaming
+    Serve(Box<commands::serve::Args>),
     /// Run named tensors through a model and write logits, loss and hidden states
     Forward(commands::forward::Args),
     /// Fold an adapter into its model and write a plain model directory
@@ -79,6 +81,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Devices(args) => commands::devices::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
+        Command::Serve(args) => commands::serve::run(&args),
         Command::Forward(args) => commands::forward::run(&args),
         Command::Merge(args) => commands::merge::run(&args),
         Command::Recipe(args) => commands::recipe::run(&args),

@@ -13,6 +13,7 @@ pub mod hub;
 mod loading;
 pub mod recipe;
 pub mod run;
+mod serve;
 pub mod train;
 pub mod verify;
 

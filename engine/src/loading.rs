@@ -151,7 +151,7 @@ impl LoadOptions {
 }
 
 /// Reads an adapter before the model, so that what is wrong with it is said at once.
-fn read_adapter(directory: &Path) -> Result<AdapterFile, PeftError> {
+pub(crate) fn read_adapter(directory: &Path) -> Result<AdapterFile, PeftError> {
     let (file, warnings) = AdapterFile::load(directory)?;
     for warning in warnings {
         run::note(&format!("warning: `{}`: {warning}", directory.display()));
@@ -165,7 +165,7 @@ fn read_adapter(directory: &Path) -> Result<AdapterFile, PeftError> {
     Ok(file)
 }
 
-fn attach_to(model: &mut Llama, file: &AdapterFile, path: &Path) -> Result<(), Failure> {
+pub(crate) fn attach_to(model: &mut Llama, file: &AdapterFile, path: &Path) -> Result<(), Failure> {
     // Every value drawn here is replaced by one of the file.
     let random = RandomSource::new(|purpose| temper_datasets::random::rng(0, purpose, 0, 0));
     let attached = attach_trained(model as &mut dyn Adaptable, file, &random);

@@ -10,6 +10,7 @@ pub(crate) mod inspect;
 pub(crate) mod merge;
 pub(crate) mod output;
 pub(crate) mod recipe;
+pub(crate) mod serve;
 pub(crate) mod tokenize;
 pub(crate) mod train;
 pub(crate) mod verify;

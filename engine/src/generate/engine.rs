@@ -275,6 +275,12 @@ impl Engine {
         (self.cache.slots() * self.cache.capacity()) as u64 * self.model.cache_bytes_per_token()
     }
 
+    /// Tokens of running sequences that the cache holds.
+    pub fn cached_tokens(&self) -> usize {
+        let running = self.slots.iter().filter(|slot| slot.running.is_some());
+        running.map(|slot| slot.held.len()).sum()
+    }
+
     /// What was done so far.
     pub fn statistics(&self) -> Statistics {
         self.statistics
