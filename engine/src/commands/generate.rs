@@ -4,15 +4,18 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use serde_json::{Map, Value};
 use temper_datasets::{ChatTemplate, DataError, Message, Renderer, Row, Template, Tokenizer};
 
 use crate::Failure;
-use crate::generate::{Completion, GenerateError, Progress as Step, Prompt, Sampling, complete};
+use crate::generate::{
+    Completion, GenerateError, Progress as Step, Prompt, Sampling, Statistics, complete,
+};
 use crate::loading::{BatchArgs, ModelArgs, Precision};
-use crate::run::{Progress, Verbosity, write_atomic};
+use crate::run::{Progress, Verbosity, note, write_atomic};
 
 /// Arguments of `temper generate`.
 #[derive(Debug, clap::Args)]
@@ -167,7 +170,7 @@ impl Args {
     /// One prompt: text on the terminal as it grows, or in a file.
     fn show(
         &self,
-        complete: impl Fn(&mut dyn FnMut(Step<'_>)) -> Result<(), GenerateError>,
+        complete: impl Fn(&mut dyn FnMut(Step<'_>)) -> Result<Statistics, GenerateError>,
     ) -> Result<(), Failure> {
         let mut out = std::io::stdout();
         let mut all = String::new();
@@ -192,11 +195,12 @@ impl Args {
         &self,
         entries: Vec<Entry>,
         decoded: bool,
-        complete: impl Fn(&mut dyn FnMut(Step<'_>)) -> Result<(), GenerateError>,
+        complete: impl Fn(&mut dyn FnMut(Step<'_>)) -> Result<Statistics, GenerateError>,
     ) -> Result<(), Failure> {
         let mut progress = Progress::new("generate", entries.len() as u64, Verbosity::Normal);
         let mut lines = Lines::new(entries, decoded, self.output.is_none());
         let mut written = Ok(());
+        let begun = Instant::now();
         let completed = complete(&mut |step| {
             if let (Step::Done(index, completion), Ok(())) = (step, &written) {
                 written = lines.done(index, completion);
@@ -205,12 +209,23 @@ impl Args {
         });
         progress.finish();
         written?;
-        completed?;
+        report(completed?, begun.elapsed());
         match &self.output {
             Some(path) => Ok(write_atomic(path, &lines.text)?),
             None => Ok(()),
         }
     }
+}
+
+fn report(done: Statistics, took: Duration) {
+    let seconds = took.as_secs_f64();
+    note(&format!(
+        "{} tokens generated and {} of prompts read in {seconds:.2} s: {:.0} new tokens a second; {} of prompts shared",
+        done.generated_tokens,
+        done.prompt_tokens,
+        done.generated_tokens as f64 / seconds,
+        done.shared_tokens,
+    ));
 }
 
 /// Rows that come in any order, written in their own.

@@ -5,6 +5,7 @@
 
 mod engine;
 mod error;
+mod request;
 mod sampling;
 mod sequence;
 mod text;
@@ -15,8 +16,9 @@ use std::sync::Arc;
 use temper_datasets::Tokenizer;
 use temper_models::Llama;
 
-pub use engine::{Engine, Event, Limits, Order, Request, RequestId, Statistics};
+pub use engine::Engine;
 pub use error::GenerateError;
+pub use request::{Event, Limits, Order, Request, RequestId, Statistics};
 pub use sampling::Sampling;
 
 /// The beginning of a text.
@@ -110,7 +112,7 @@ pub enum Progress<'a> {
     Done(usize, Completion),
 }
 
-/// As [`generate`], handing each completion over as soon as it is there.
+/// As [`generate`], handing each completion over as soon as it is there. Returns what was done.
 ///
 /// # Errors
 /// As [`generate`]; completions that were handed over stay valid.
@@ -121,7 +123,7 @@ pub fn complete(
     sampling: &Sampling,
     limits: Limits,
     on_progress: &mut dyn FnMut(Progress<'_>),
-) -> Result<(), GenerateError> {
+) -> Result<Statistics, GenerateError> {
     let context = limits
         .max_length
         .unwrap_or(usize::MAX)
@@ -156,7 +158,7 @@ pub fn complete(
             }
         }
     }
-    Ok(())
+    Ok(engine.statistics())
 }
 
 #[cfg(test)]
