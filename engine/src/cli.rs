@@ -27,6 +27,8 @@ enum Command {
     Train(commands::train::Args),
     /// Train and compare variants of a recipe with several seeds: a table and a plot
     Ablate(commands::ablate::Args),
+    /// Make a data set like MetaMathQA out of questions with known answers, with a model that writes
+    Bootstrap(commands::bootstrap::Args),
     /// Check on this machine that training is right: gradients, accumulation, packing, masks, resume, merge, device parity
     Verify(commands::verify::Args),
     /// List compute devices: what was compiled in, what is present, memory, dtypes
@@ -77,6 +79,7 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Train(args) => commands::train::run(&args),
         Command::Ablate(args) => commands::ablate::run(&args),
+        Command::Bootstrap(args) => commands::bootstrap::run(&args),
         Command::Verify(args) => commands::verify::run(&args),
         Command::Devices(args) => commands::devices::run(&args),
         Command::Generate(args) => commands::generate::run(&args),

@@ -2,6 +2,7 @@
 #![recursion_limit = "256"]
 
 pub mod ablation;
+pub mod bootstrap;
 mod cli;
 mod commands;
 mod data_source;
@@ -14,6 +15,7 @@ mod loading;
 pub mod recipe;
 pub mod run;
 mod serve;
+pub mod text_model;
 pub mod train;
 pub mod verify;
 

@@ -9,6 +9,7 @@ use temper_models::Llama;
 
 use crate::device::{self, OpenDevice};
 use crate::generate::{Limits, Order};
+use crate::recipe::Compute;
 use crate::{Failure, hub, run};
 
 /// Arguments shared by the commands that load a model.
@@ -77,6 +78,16 @@ impl From<Precision> for FloatDType {
             Precision::Bf16 => Self::BF16,
             Precision::F16 => Self::F16,
         }
+    }
+}
+
+/// The precision that a recipe names; `None` takes what suits the device.
+pub(crate) fn dtype_of(compute: Compute) -> Option<FloatDType> {
+    match compute {
+        Compute::Auto => None,
+        Compute::F32 => Some(FloatDType::F32),
+        Compute::Bf16 => Some(FloatDType::BF16),
+        Compute::F16 => Some(FloatDType::F16),
     }
 }
 

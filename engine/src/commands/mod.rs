@@ -1,6 +1,7 @@
 //! One file a command: its arguments and what it does.
 
 pub(crate) mod ablate;
+pub(crate) mod bootstrap;
 pub(crate) mod data;
 pub(crate) mod devices;
 pub(crate) mod eval;

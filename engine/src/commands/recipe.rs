@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use super::output::print;
 use crate::Failure;
-use crate::recipe::{Length, Method, Recipe, RecipeErrors, explain, schema};
+use crate::recipe::{
+    BootstrapRecipe, Length, Method, Recipe, RecipeErrors, bootstrap_schema, explain, schema,
+};
 use crate::run::note;
 
 /// Arguments of `temper recipe`.
@@ -21,12 +23,23 @@ enum Action {
     /// Print a recipe with all defaults and overrides filled in
     Show(RecipeArgs),
     /// Print the JSON Schema of recipes, for editors
-    Schema,
+    Schema {
+        /// The command the recipes are for
+        #[arg(long = "for", value_enum, default_value_t = RecipeFor::Train)]
+        command: RecipeFor,
+    },
     /// Print the documentation of a key such as `train.lr`, or of a section such as `train`
     Explain {
         /// A dotted key
         key: String,
     },
+}
+
+/// A command that takes recipes.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum RecipeFor {
+    Train,
+    Bootstrap,
 }
 
 /// A recipe file and overrides of its keys.
@@ -44,13 +57,30 @@ impl RecipeArgs {
     pub(crate) fn load(&self) -> Result<Recipe, RecipeErrors> {
         Recipe::load(&self.recipe, &self.overrides)
     }
+
+    /// The same for a recipe of another kind; `None` if the file is not of that kind.
+    fn load_bootstrap(&self) -> Option<Result<BootstrapRecipe, RecipeErrors>> {
+        BootstrapRecipe::is_at(&self.recipe)
+            .then(|| BootstrapRecipe::load(&self.recipe, &self.overrides))
+    }
+
+    /// A checked recipe of any kind, with every default.
+    fn resolved(&self) -> Result<String, RecipeErrors> {
+        match self.load_bootstrap() {
+            Some(recipe) => Ok(recipe?.to_toml()),
+            None => Ok(self.load()?.to_toml()),
+        }
+    }
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     match &args.action {
         Action::Check(source) => check(source),
-        Action::Show(source) => print(source.load()?.to_toml().trim_end()),
-        Action::Schema => print(format!("{:#}", schema())),
+        Action::Show(source) => print(source.resolved()?.trim_end()),
+        Action::Schema { command } => print(match command {
+            RecipeFor::Train => format!("{:#}", schema()),
+            RecipeFor::Bootstrap => format!("{:#}", bootstrap_schema()),
+        }),
         Action::Explain { key } => {
             let text = explain(key).ok_or_else(|| unknown_key(key))?;
             print(text.trim_end())
@@ -59,6 +89,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 }
 
 fn check(source: &RecipeArgs) -> Result<(), Failure> {
+    if let Some(recipe) = source.load_bootstrap() {
+        return print(format!("ok: {}", bootstrap_summary(&recipe?)));
+    }
     let recipe = source.load()?;
     for advice in recipe.advice() {
         note(&format!("advice: {advice}"));
@@ -84,6 +117,33 @@ fn summary(recipe: &Recipe) -> String {
     let (data, rows) = (recipe.data.path.as_slice().join("`, `"), train.batch_size);
     format!(
         "{method} of `{model}` on `{data}`, {length}, batches of {rows}, results in `{}`",
+        recipe.run.dir.display()
+    )
+}
+
+/// What a recipe for bootstrapping does, in one line.
+fn bootstrap_summary(recipe: &BootstrapRecipe) -> String {
+    let samples = &recipe.samples;
+    let kinds = [
+        ("answers", samples.answer_augmentation),
+        ("rephrased", samples.rephrasing),
+        ("self-verification", samples.self_verification),
+        ("FOBAR", samples.fobar),
+    ];
+    let kinds: Vec<String> = kinds
+        .iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(name, count)| format!("{count} {name}"))
+        .collect();
+    format!(
+        "{} of each question of `{}`, written by `{}`, results in `{}`",
+        if kinds.is_empty() {
+            "masked versions".to_owned()
+        } else {
+            kinds.join(", ")
+        },
+        recipe.questions.path.as_slice().join("`, `"),
+        recipe.text_model.name(),
         recipe.run.dir.display()
     )
 }

@@ -3,7 +3,7 @@
 use ureq::http::{HeaderMap, StatusCode};
 
 /// Whether an endpoint is on this machine, where no proxy can help.
-pub(super) fn is_loopback(endpoint: &str) -> bool {
+pub(crate) fn is_loopback(endpoint: &str) -> bool {
     let host = endpoint.split("://").nth(1).unwrap_or(endpoint);
     ["127.", "localhost", "[::1]"]
         .iter()

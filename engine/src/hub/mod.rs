@@ -20,6 +20,7 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
+pub(crate) use address::is_loopback;
 pub use config::HubConfig;
 pub use error::HubError;
 

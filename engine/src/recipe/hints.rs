@@ -103,11 +103,34 @@ const ALIASES: &[(&str, &str)] = &[
     ("sampling", "sample"),
     ("output", "run"),
     ("logging", "run"),
+    ("api_base", "text_model.base_url"),
+    ("openai_api_base", "text_model.base_url"),
+    ("endpoint", "text_model.base_url"),
+    ("url", "text_model.base_url"),
+    ("model_name", "text_model.model"),
+    ("engine", "text_model.kind"),
+    ("max_tokens", "text_model.max_new_tokens"),
+    ("max_completion_tokens", "text_model.max_new_tokens"),
+    ("max_workers", "text_model.concurrency"),
+    ("num_workers", "text_model.concurrency"),
+    ("batch_size", "text_model.concurrency"),
+    ("retries", "text_model.attempts"),
+    ("max_retries", "text_model.attempts"),
+    ("rpm", "text_model.requests_per_minute"),
+    ("tpm", "text_model.tokens_per_minute"),
+    ("ansaug", "samples.answer_augmentation"),
+    ("rephrase", "samples.rephrasing"),
+    ("rephrased", "samples.rephrasing"),
+    ("sv", "samples.self_verification"),
+    ("max_cost", "budget.max_price"),
+    ("dedup", "output.duplicates"),
 ];
 
 const PRECISION: &str = "write `compute = \"bf16\"` (or \"f16\", \"f32\") in `[precision]`";
 const QUANTISED: &str =
     "quantised weights are not supported; write `compute = \"bf16\"` in `[precision]`";
+const KEY: &str = "recipes are copied into run directories: put the key into an environment \
+    variable and write its name, `api_key_env = \"OPENAI_API_KEY\"`";
 
 /// Unknown keys that need a sentence rather than another name.
 const ADVICE: &[(&str, &str)] = &[
@@ -123,6 +146,8 @@ const ADVICE: &[(&str, &str)] = &[
     ("mixed_precision", PRECISION),
     ("load_in_4bit", QUANTISED),
     ("load_in_8bit", QUANTISED),
+    ("api_key", KEY),
+    ("openai_api_key", KEY),
     ("lora", "write `[adapter]` with `kind = \"lora\"`"),
     ("oft", "write `[adapter]` with `kind = \"oft\"`"),
     (
@@ -240,7 +265,7 @@ pub(super) fn unknown_key(schema: &Schema, path: &str, key: &str) -> String {
         .flat_map(properties)
         .map(|(name, _)| name)
         .collect();
-    if let Some((_, target)) = best_alias(&lower, path) {
+    if let Some((_, target)) = best_alias(schema, &lower, path) {
         return point(target, path);
     }
     if let Some(target) = elsewhere(schema, "", key) {
@@ -254,11 +279,15 @@ pub(super) fn unknown_key(schema: &Schema, path: &str, key: &str) -> String {
 }
 
 /// The alias for a name, the one in the same section first.
-fn best_alias(name: &str, path: &str) -> Option<&'static (&'static str, &'static str)> {
+fn best_alias(
+    schema: &Schema,
+    name: &str,
+    path: &str,
+) -> Option<&'static (&'static str, &'static str)> {
     let matches = || {
-        ALIASES
-            .iter()
-            .filter(|(alias, target)| *alias == name && *target != path)
+        ALIASES.iter().filter(|(alias, target)| {
+            *alias == name && *target != path && lookup(schema, target).is_some()
+        })
     };
     matches()
         .find(|(_, target)| section(target) == path)

@@ -36,6 +36,7 @@ mod ablation;
 mod adapter;
 mod advice;
 mod arithmetic;
+mod bootstrap;
 mod data;
 mod eval;
 mod hints;
@@ -43,6 +44,7 @@ mod model;
 mod output;
 mod overrides;
 mod problem;
+mod reading;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -55,23 +57,23 @@ use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use toml::de::DeTable;
 
 pub use ablation::{Ablation, AblationExam, Arm};
 pub use adapter::{Adapter, AdapterKind, Bias, EpsScaling, LoraOptions, Method, OftOptions};
 pub use arithmetic::{Arithmetic, Set};
+pub use bootstrap::{
+    Behaviour, BootstrapRecipe, Budget, Duplicates, Mode, Output, OutputFormat, QuestionTask,
+    Questions, Samples, TextModel, TextModelKind,
+};
 pub use data::{Data, DataKind, Eval, LossOn, OneOrMany, OverLength, Template};
 pub use eval::{EvalTask, Evaluation, Grader, PromptStyle};
 pub use model::{Init, Model, PRESETS};
 pub use output::{Compute, Precision, Run, Sample};
 pub use problem::{Problem, RecipeErrors};
-pub use schema::{explain, schema};
+pub use schema::{bootstrap_schema, explain, schema};
 pub use train::{Length, LossAverage, NonFinite, Schedule, Train};
 
 pub(crate) use validate::directory_name;
-
-use problem::Report;
-use tree::{Node, Origin};
 
 /// Everything a run needs to know. Get one from [`Recipe::load`] or [`Recipe::parse`], which check
 /// it;
@@ -124,9 +126,6 @@ impl Default for Recipe {
     }
 }
 
-/// A text of more bytes is not a recipe.
-const LARGEST: usize = 1 << 16;
-
 impl Recipe {
     /// Reads and checks a recipe file, with `key=value` overrides applied in order.
     ///
@@ -138,7 +137,7 @@ impl Recipe {
     ///
     /// All problems of the recipe at once; or one, if the file cannot be read or is not TOML.
     pub fn load(path: impl AsRef<Path>, overrides: &[String]) -> Result<Self, RecipeErrors> {
-        Self::load_in(path.as_ref(), overrides, Path::new(""))
+        reading::load(path.as_ref(), overrides, Path::new(""))
     }
 
     /// Checks the text of a recipe. `file_name` appears in problems and, without extension, in the
@@ -148,19 +147,12 @@ impl Recipe {
     ///
     /// As [`Recipe::load`].
     pub fn parse(text: &str, file_name: &str, overrides: &[String]) -> Result<Self, RecipeErrors> {
-        Self::parse_in(text, file_name, overrides, Path::new(""))
+        reading::parse(text, file_name, overrides, Path::new(""))
     }
 
     /// The recipe with every default filled in. Reading it again gives an equal recipe.
     pub fn to_toml(&self) -> String {
-        // A checked recipe can always be written. One that was changed by hand so that it cannot (a
-        // seed above 2^63, a path that is not UTF-8) must not look like an empty recipe.
-        toml::to_string(self).unwrap_or_else(|error| {
-            format!(
-                "not a recipe: {error}
-"
-            )
-        })
+        written(self)
     }
 
     /// The training method and its options, defaults included.
@@ -168,69 +160,29 @@ impl Recipe {
         self.adapter.as_ref().map_or(Method::Full, Adapter::method)
     }
 
+    #[cfg(test)]
     fn load_in(path: &Path, overrides: &[String], base: &Path) -> Result<Self, RecipeErrors> {
-        let name = path.display().to_string();
-        let text = read(path).map_err(|(message, hint)| {
-            RecipeErrors::whole_file(&name, message, Some(hint.to_owned()))
-        })?;
-        Self::parse_in(&text, &name, overrides, base)
+        reading::load(path, overrides, base)
     }
 
+    #[cfg(test)]
     fn parse_in(
         text: &str,
         file_name: &str,
         overrides: &[String],
         base: &Path,
     ) -> Result<Self, RecipeErrors> {
-        if text.len() > LARGEST {
-            return Err(RecipeErrors::whole_file(
-                file_name,
-                too_large(file_name),
-                None,
-            ));
-        }
-        let mut sources = vec![text];
-        sources.extend(overrides.iter().map(String::as_str));
-        let mut report = Report::default();
-        let checked = check(text, file_name, overrides, base, &mut report);
-        match checked {
-            Some(recipe) if report.is_empty() => Ok(recipe),
-            _ => Err(report.finish(file_name, &sources)),
-        }
+        reading::parse(text, file_name, overrides, base)
     }
 }
 
-/// Runs all stages; `None` only with a problem reported.
-fn check(
-    text: &str,
-    file_name: &str,
-    overrides: &[String],
-    base: &Path,
-    report: &mut Report,
-) -> Option<Recipe> {
-    let mut tree = parse_toml(text, report)?;
-    overrides::apply(&mut tree, overrides, report);
-    walk::check(&mut tree, &schema(), report);
-    let mut recipe: Recipe = match tree.to_toml().try_into() {
-        Ok(recipe) => recipe,
-        Err(error) => {
-            let error: toml::de::Error = error;
-            report.add(None, "", error.message().to_owned(), None);
-            return None;
-        }
-    };
-    if tree.find("run.dir").is_none() {
-        let stem = Path::new(file_name)
-            .file_stem()
-            .unwrap_or("recipe".as_ref());
-        recipe.run.dir = Path::new("runs").join(stem);
-    }
-    validate::check(&recipe, &tree, base, report);
-    recipe.fill_defaults();
-    Some(recipe)
-}
+impl reading::Kind for Recipe {
+    const MARK: &'static str = "train";
 
-impl Recipe {
+    fn validate(&self, checker: &mut validate::Checker<'_>) {
+        checker.training(self);
+    }
+
     fn fill_defaults(&mut self) {
         self.data.fill_defaults();
         self.train.fill_defaults();
@@ -238,49 +190,15 @@ impl Recipe {
             adapter.fill_defaults();
         }
     }
+
+    fn run_mut(&mut self) -> &mut Run {
+        &mut self.run
+    }
 }
 
-/// Parses TOML; all its errors are reported, with their places.
-fn parse_toml(text: &str, report: &mut Report) -> Option<Node> {
-    let (document, errors) = DeTable::parse_recoverable(text);
-    for error in &errors {
-        let origin = error.span().map(|span| Origin::new(0, span));
-        let message = format!("not valid TOML: {}", error.message());
-        report.add(origin, "", message, hints::syntax(error.message()));
-    }
-    errors.is_empty().then(|| tree::from_document(0, &document))
-}
-
-fn too_large(name: &str) -> String {
-    format!("`{name}` is too large for a recipe: more than {LARGEST} bytes")
-}
-
-type Refusal = (String, &'static str);
-
-fn read(path: &Path) -> Result<String, Refusal> {
-    let name = path.display().to_string();
-    let io = |error: std::io::Error| {
-        (
-            format!("cannot read `{name}`: {error}"),
-            "recipes come in `recipes/`, for example `recipes/quickstart.toml`",
-        )
-    };
-    let about = std::fs::metadata(path).map_err(io)?;
-    if about.is_dir() {
-        return Err((
-            format!("`{name}` is a directory"),
-            "name a recipe file, `*.toml`",
-        ));
-    }
-    if about.len() > LARGEST as u64 {
-        return Err((too_large(&name), "name a recipe file, `*.toml`"));
-    }
-    let bytes = std::fs::read(path).map_err(io)?;
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        (
-            format!("`{name}` is not UTF-8 text: byte {at}"),
-            "save it as UTF-8",
-        )
-    })
+/// A checked recipe as TOML with every default written out.
+fn written(recipe: &impl Serialize) -> String {
+    // A checked recipe can always be written. One that was changed by hand so that it cannot (a
+    // seed above 2^63, a path that is not UTF-8) must not look like an empty recipe.
+    toml::to_string(recipe).unwrap_or_else(|error| format!("not a recipe: {error}\n"))
 }

@@ -2,10 +2,11 @@
 
 use std::fmt::Write as _;
 
+use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-use super::Recipe;
+use super::{BootstrapRecipe, Recipe};
 
 /// JSON Schema (draft 2020-12) of a recipe, with a description, a default and a range for each key.
 ///
@@ -14,24 +15,41 @@ use super::Recipe;
 /// assert_eq!(schema["properties"]["train"]["properties"]["keep_last"]["default"], 2);
 /// ```
 pub fn schema() -> Value {
+    schema_of::<Recipe>()
+}
+
+/// The same of a recipe for `temper bootstrap`.
+///
+/// ```
+/// let schema = temper_engine::recipe::bootstrap_schema();
+/// assert_eq!(schema["properties"]["text_model"]["properties"]["temperature"]["default"], 0.7);
+/// ```
+pub fn bootstrap_schema() -> Value {
+    schema_of::<BootstrapRecipe>()
+}
+
+/// The schema of any kind of recipe.
+pub(super) fn schema_of<K: JsonSchema>() -> Value {
     let settings = SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true);
     let mut schema = settings
         .into_generator()
-        .into_root_schema_for::<Recipe>()
+        .into_root_schema_for::<K>()
         .to_value();
     clean(&mut schema);
     schema
 }
 
 /// The documentation of one key, such as `train.lr`, or of a section; `None` if there is no such
-/// key.
+/// key. Keys of training recipes come first, then those of recipes for `temper bootstrap`.
 ///
 /// ```
 /// let text = temper_engine::recipe::explain("train.schedule").unwrap();
 /// assert!(text.contains("default: `cosine`"));
 /// ```
 pub fn explain(key: &str) -> Option<String> {
-    let root = schema();
+    let root = [schema(), bootstrap_schema()]
+        .into_iter()
+        .find(|root| lookup(root, key).is_some())?;
     let here = lookup(&root, key)?;
     let mut text = format!("{key}: {}\n\n{}\n", describe(here), documentation(here));
     for (value, meaning) in variants(here) {

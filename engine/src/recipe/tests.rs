@@ -1,6 +1,7 @@
 //! Behaviour of recipes as their authors see it. Contradictions between keys are in
 //! `tests/contradictions.rs`.
 
+mod bootstrap;
 mod contradictions;
 mod files;
 mod overrides;

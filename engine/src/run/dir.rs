@@ -42,7 +42,7 @@ pub struct RunDir {
 }
 
 /// Everything a run writes, folders included. Only these are ever overwritten.
-const OWN: [&str; 13] = [
+const OWN: [&str; 17] = [
     "recipe.toml",
     "environment.json",
     "metrics.jsonl",
@@ -56,6 +56,10 @@ const OWN: [&str; 13] = [
     "summary.json",
     "samples.json",
     "not_finite.json",
+    "provenance.jsonl",
+    "data.json",
+    "data.jsonl",
+    "questions.jsonl",
 ];
 
 /// What tells a run directory from any other.
@@ -67,12 +71,25 @@ const MARKS: [&str; 4] = [
 ];
 
 impl RunDir {
-    /// Creates or takes over `path` and locks it.
+    /// Creates or takes over `path` for training, and locks it.
     ///
     /// # Errors
     /// [`RunError`] if another process holds it, if it is not what `mode` needs, or if it cannot be
     /// written. Nothing is removed unless `mode` is [`RunMode::Overwrite`].
     pub fn create(path: &Path, mode: RunMode) -> Result<Self, RunError> {
+        let run = Self::claim(path, mode)?;
+        for folder in [run.checkpoints(), run.events()] {
+            fs::create_dir_all(&folder)
+                .map_err(|source| RunError::io("create", &folder, source))?;
+        }
+        Ok(run)
+    }
+
+    /// The same for a run without checkpoints and events.
+    ///
+    /// # Errors
+    /// As [`RunDir::create`].
+    pub fn claim(path: &Path, mode: RunMode) -> Result<Self, RunError> {
         let is_run = MARKS.iter().any(|name| path.join(name).exists());
         if mode == RunMode::Resume && !is_run {
             return Err(RunError::NothingToResume {
@@ -102,15 +119,10 @@ impl RunDir {
                 remove(&path.join(name))?;
             }
         }
-        let run = Self {
+        Ok(Self {
             path: path.to_path_buf(),
             _lock: lock,
-        };
-        for folder in [run.checkpoints(), run.events()] {
-            fs::create_dir_all(&folder)
-                .map_err(|source| RunError::io("create", &folder, source))?;
-        }
-        Ok(run)
+        })
     }
 
     /// The directory itself.

@@ -42,4 +42,4 @@ pub use store::{
 pub use summary::Summary;
 
 pub(crate) use lock::LOCK;
-pub(crate) use store::{hash_file, hex, is_safe_relative};
+pub(crate) use store::{hash_file, hex, is_safe_relative, write_atomic_with};

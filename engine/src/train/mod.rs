@@ -25,6 +25,7 @@ pub use language::LanguageLearner;
 pub(crate) use language::token_batch;
 pub use learner::{Learner, StepReport};
 pub use optimizer::{AdamW, Moments, OptimizerState, clip, global_norm, without_gradient};
+pub(crate) use plan::grouped;
 pub use plan::{MemoryPlan, PlanInput};
 pub use schedule::LearningRate;
 pub use state::Position;

@@ -18,7 +18,8 @@ use super::schedule::LearningRate;
 use super::trainer::TrainerOptions;
 use crate::data_source::{load_tokenizer, train_and_eval_sets};
 use crate::device::{self, OpenDevice};
-use crate::recipe::{Compute, Data, Init, Length, Recipe};
+use crate::loading::dtype_of;
+use crate::recipe::{Data, Init, Length, Recipe};
 use crate::run::{Verbosity, note};
 use crate::{Failure, hub};
 
@@ -37,7 +38,7 @@ impl Setup {
     pub(super) fn new(recipe: &Recipe, quiet: bool) -> Result<Self, Failure> {
         recipe.advice().iter().for_each(|line| note(line));
         let device = device::open(&recipe.device)?;
-        let compute = device.precision(asked_precision(recipe))?;
+        let compute = device.precision(dtype_of(recipe.precision.compute))?;
         let (config, directory) = architecture(recipe)?;
         config
             .check_length(recipe.data.max_length)
@@ -119,15 +120,6 @@ impl Setup {
             }
         }
         Ok(())
-    }
-}
-
-fn asked_precision(recipe: &Recipe) -> Option<FloatDType> {
-    match recipe.precision.compute {
-        Compute::Auto => None,
-        Compute::F32 => Some(FloatDType::F32),
-        Compute::Bf16 => Some(FloatDType::BF16),
-        Compute::F16 => Some(FloatDType::F16),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::recipe::{PRESETS, explain, schema};
+use crate::recipe::{PRESETS, bootstrap_schema, explain, schema};
 
 /// Calls `visit` with every key of the schema.
 fn each_key(schema: &Value, path: &str, visit: &mut impl FnMut(&str, &Value)) {
@@ -27,20 +27,28 @@ fn every_key_has_a_description() {
         assert!(explain(key).unwrap().contains(text), "{key}");
     });
     assert!(keys > 80, "{keys}");
+    each_key(&bootstrap_schema(), "", &mut |key, schema| {
+        keys += 1;
+        let text = schema["description"].as_str().unwrap_or_default();
+        assert!(text.len() > 5 && !text.contains('\n'), "{key}: {text:?}");
+        assert!(explain(key).is_some(), "{key}");
+    });
+    assert!(keys > 120, "{keys}");
 }
 
 #[test]
 fn tables_refuse_unknown_keys_and_nothing_is_null() {
-    let schema = schema();
-    assert_eq!(schema["additionalProperties"], false);
-    each_key(&schema, "", &mut |key, schema| {
-        if schema.get("properties").is_some() {
-            assert_eq!(schema["additionalProperties"], false, "{key}");
-        }
-    });
-    let text = schema.to_string();
-    assert!(!text.contains("null"), "{text}");
-    assert!(!text.contains("$ref"), "{text}");
+    for schema in [schema(), bootstrap_schema()] {
+        assert_eq!(schema["additionalProperties"], false);
+        each_key(&schema, "", &mut |key, schema| {
+            if schema.get("properties").is_some() {
+                assert_eq!(schema["additionalProperties"], false, "{key}");
+            }
+        });
+        let text = schema.to_string();
+        assert!(!text.contains("null"), "{text}");
+        assert!(!text.contains("$ref"), "{text}");
+    }
 }
 
 #[test]

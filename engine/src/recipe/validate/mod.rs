@@ -2,6 +2,7 @@
 
 mod ablation;
 mod adapter;
+mod bootstrap;
 mod data;
 mod eval;
 mod model;
@@ -11,42 +12,53 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use ablation::directory_name;
 
-use super::Recipe;
 use super::problem::Report;
 use super::tree::{Node, Origin};
+use super::{Recipe, Run};
 
-/// Checks a recipe whose values have the right types. Relative paths start at `base`.
-pub(super) fn check(recipe: &Recipe, tree: &Node, base: &Path, report: &mut Report) {
-    let mut checker = Checker { tree, base, report };
-    checker.device(&recipe.device);
-    checker.model(recipe);
-    if let Some(adapter) = &recipe.adapter {
-        checker.adapter(adapter);
-    }
-    checker.data(&recipe.data);
-    checker.train(&recipe.train, recipe.data.eval.is_some());
-    if let Some(eval) = &recipe.eval {
-        checker.evaluation_of_tasks(eval);
-    }
-    if let Some(ablation) = &recipe.ablation {
-        checker.ablation(ablation);
-    }
-    if recipe.run.dir.as_os_str().is_empty() {
-        checker.problem(
-            &["run.dir"],
-            "`run.dir` is empty",
-            "for example `dir = \"runs/first\"`",
-        );
-    }
-}
-
-struct Checker<'a> {
+/// Checks recipes whose values have the right types.
+pub(super) struct Checker<'a> {
     tree: &'a Node,
     base: &'a Path,
     report: &'a mut Report,
 }
 
+impl<'a> Checker<'a> {
+    /// Relative paths start at `base`.
+    pub(super) fn new(tree: &'a Node, base: &'a Path, report: &'a mut Report) -> Self {
+        Self { tree, base, report }
+    }
+}
+
 impl Checker<'_> {
+    /// Checks a recipe for training.
+    pub(super) fn training(&mut self, recipe: &Recipe) {
+        self.device("device", &recipe.device);
+        self.model(recipe);
+        if let Some(adapter) = &recipe.adapter {
+            self.adapter(adapter);
+        }
+        self.data(&recipe.data);
+        self.train(&recipe.train, recipe.data.eval.is_some());
+        if let Some(eval) = &recipe.eval {
+            self.evaluation_of_tasks(eval);
+        }
+        if let Some(ablation) = &recipe.ablation {
+            self.ablation(ablation);
+        }
+    }
+
+    /// Checks where results go.
+    pub(super) fn run(&mut self, run: &Run) {
+        if run.dir.as_os_str().is_empty() {
+            self.problem(
+                &["run.dir"],
+                "`run.dir` is empty",
+                "for example `dir = \"runs/first\"`",
+            );
+        }
+    }
+
     /// Records a contradiction between `keys`, shown at the first of them that was written, unless
     /// something is already known to be wrong with one of them.
     fn problem(&mut self, keys: &[&str], message: impl Into<String>, hint: impl Into<String>) {
@@ -74,7 +86,7 @@ impl Checker<'_> {
             .and_then(|(table, _)| self.place(table))
     }
 
-    fn device(&mut self, device: &str) {
+    fn device(&mut self, key: &str, device: &str) {
         let (name, index) = match device.split_once(':') {
             Some((name, index)) => (name, Some(index)),
             None => (device, None),
@@ -83,11 +95,11 @@ impl Checker<'_> {
         an index, as in `cuda:0`";
         let counted = matches!(name, "cuda" | "vulkan" | "wgpu" | "metal");
         if !counted && !matches!(name, "auto" | "cpu") {
-            self.problem(&["device"], format!("unknown device `{device}`"), hint);
+            self.problem(&[key], format!("unknown device `{device}`"), hint);
         } else if let Some(index) = index
             && (!counted || !is_index(index))
         {
-            self.problem(&["device"], format!("`{device}` has no valid index"), hint);
+            self.problem(&[key], format!("`{device}` has no valid index"), hint);
         }
     }
 

@@ -17,8 +17,19 @@ use crate::run::RunError;
 /// [`RunError`] if the directory does not exist, is not writable or full. The old file is then
 /// untouched.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), RunError> {
+    write_atomic_with(path, |file| file.write_all(bytes))
+}
+
+/// The same for content that is written piece by piece.
+///
+/// # Errors
+/// As [`write_atomic`], and what `content` reports.
+pub(crate) fn write_atomic_with(
+    path: &Path,
+    content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<(), RunError> {
     let temporary = temporary_beside(path);
-    let written = write_synced(&temporary, bytes)
+    let written = write_synced_with(&temporary, content)
         .and_then(|()| rename(&temporary, path))
         .and_then(|()| sync_parent(path));
     if written.is_err() {
@@ -38,10 +49,17 @@ fn temporary_beside(path: &Path) -> PathBuf {
 
 /// Writes a whole file and syncs it.
 pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), RunError> {
+    write_synced_with(path, |file| file.write_all(bytes))
+}
+
+fn write_synced_with(
+    path: &Path,
+    content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<(), RunError> {
     let attempt = || -> io::Result<()> {
-        let mut file = File::create(path)?;
-        file.write_all(bytes)?;
-        file.sync_all()
+        let mut file = io::BufWriter::new(File::create(path)?);
+        content(&mut file)?;
+        file.into_inner()?.sync_all()
     };
     attempt().map_err(|source| RunError::io("write", path, source))
 }

@@ -15,7 +15,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 pub use atomic::write_atomic;
-pub(crate) use atomic::{hash_file, hex, is_safe_relative};
+pub(crate) use atomic::{hash_file, hex, is_safe_relative, write_atomic_with};
 pub use manifest::{Checkpoint, Manifest, ManifestFile, verify};
 
 use crate::run::RunError;
