@@ -75,7 +75,7 @@ impl Source {
 }
 
 /// A way to rewrite a question.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rewriting {
     /// Answer augmentation: the same question, further answers.
