@@ -175,44 +175,46 @@ fn loss_and_every_gradient_match_pytorch_with_and_without_recomputation() {
     }
 }
 
+/// Greedy ids of rows that come padded on the left, as the reference wants them; here each has its slot and no padding. Rows
+/// that have ended go on with zeros.
+fn greedy(model: &Llama, prompt: &[u32], padding: &[usize], new: usize) -> Vec<u32> {
+    let tokens = prompt.len() / padding.len();
+    let mut cache = model.cache(padding.len(), tokens + new).unwrap();
+    let mut out = vec![Vec::new(); padding.len()];
+    let mut next: Vec<Vec<u32>> = prompt
+        .chunks(tokens)
+        .zip(padding)
+        .map(|(row, &padding)| row[padding..].to_vec())
+        .collect();
+    for _ in 0..new {
+        let segments: Vec<Segment<'_>> = (0..)
+            .zip(&next)
+            .filter(|(_, ids)| !ids.is_empty())
+            .map(|(slot, ids)| Segment { slot, ids })
+            .collect();
+        if segments.is_empty() {
+            break;
+        }
+        let best = model.read(&segments, &mut cache).unwrap().argmax(1);
+        let best: Vec<i64> = best.into_data().iter::<i64>().collect();
+        let mut chosen = vec![None; padding.len()];
+        for (segment, id) in segments.iter().zip(best) {
+            chosen[segment.slot] = Some(id as u32);
+        }
+        for ((row, next), id) in out.iter_mut().zip(&mut next).zip(chosen) {
+            row.push(id.unwrap_or(0));
+            *next = id.into_iter().filter(|&id| id != 2).collect();
+        }
+    }
+    out.concat()
+}
+
 #[test]
 fn greedy_generation_matches_transformers_alone_and_left_padded() {
     for name in ["gqa", "mha"] {
         let file = Checkpoint::open(case(name).join("generation.safetensors")).unwrap();
         let model = model(name, &Device::flex());
-        // Rows padded on the left, as the reference wants them; here each sequence has its slot and no padding at all.
-        let greedy = |prompt: &[u32], padding: &[usize], new: usize| -> Vec<u32> {
-            let tokens = prompt.len() / padding.len();
-            let mut cache = model.cache(padding.len(), tokens + new).unwrap();
-            let mut out = vec![Vec::new(); padding.len()];
-            let mut next: Vec<Vec<u32>> = prompt
-                .chunks(tokens)
-                .zip(padding)
-                .map(|(row, &padding)| row[padding..].to_vec())
-                .collect();
-            for _ in 0..new {
-                let segments: Vec<Segment<'_>> = (0..)
-                    .zip(&next)
-                    .filter(|(_, ids)| !ids.is_empty())
-                    .map(|(slot, ids)| Segment { slot, ids })
-                    .collect();
-                if segments.is_empty() {
-                    break;
-                }
-                let best = model.read(&segments, &mut cache).unwrap().argmax(1);
-                let best: Vec<i64> = best.into_data().iter::<i64>().collect();
-                let slots: Vec<usize> = segments.iter().map(|segment| segment.slot).collect();
-                out.iter_mut().for_each(|row: &mut Vec<u32>| row.push(0));
-                next.iter_mut().for_each(Vec::clear);
-                for (&slot, &id) in slots.iter().zip(&best) {
-                    *out[slot].last_mut().unwrap() = id as u32;
-                    if id != 2 {
-                        next[slot] = vec![id as u32];
-                    }
-                }
-            }
-            out.concat()
-        };
+        let greedy = |prompt: &[u32], padding: &[usize], new| greedy(&model, prompt, padding, new);
         let prompt = ids(&file, "prompt");
         let expected = ids(&file, "greedy");
         let expected = expected

@@ -27,15 +27,17 @@ pub(super) fn long_model(bench: &Bench) -> PathBuf {
 }
 
 pub(super) fn engine_run(bench: &Bench, name: &str) -> Run {
-    let (questions, dir, model) = (
+    // As JSON text, which is a TOML string too.
+    let [questions, dir, model] = [
         bench.path("questions.jsonl"),
         bench.path(name),
         long_model(bench),
-    );
+    ]
+    .map(|path| serde_json::json!(path));
     let text = format!(
-        "[questions]\ntask = \"gsm8k\"\npath = {questions:?}\n[samples]\nanswer_augmentation = 2\nfobar = 1\n\
-         [text_model]\nkind = \"engine\"\npath = {model:?}\ndevice = \"cpu\"\nmax_new_tokens = 6\n\
-         concurrency = 1\n[run]\ndir = {dir:?}\n"
+        "[questions]\ntask = \"gsm8k\"\npath = {questions}\n[samples]\nanswer_augmentation = 2\nfobar = 1\n\
+         [text_model]\nkind = \"engine\"\npath = {model}\ndevice = \"cpu\"\nmax_new_tokens = 6\n\
+         concurrency = 1\n[run]\ndir = {dir}\n"
     );
     bench.recipe(name, &text)
 }

@@ -12,10 +12,11 @@ const GSM8K: &str = concat!(
 #[test]
 fn masked_questions_need_no_model() {
     let bench = Bench::new(2);
-    let (questions, dir) = (bench.path("questions.jsonl"), bench.path("masked"));
+    let [questions, dir] =
+        [bench.path("questions.jsonl"), bench.path("masked")].map(|path| json!(path));
     let text = format!(
-        "[questions]\ntask = \"gsm8k\"\npath = {questions:?}\n[text_model]\nkind = \"none\"\n\
-         [run]\ndir = {dir:?}\n"
+        "[questions]\ntask = \"gsm8k\"\npath = {questions}\n[text_model]\nkind = \"none\"\n\
+         [run]\ndir = {dir}\n"
     );
     let run = bench.recipe("masked", &text);
     let stdout = run.output().ok().stdout();

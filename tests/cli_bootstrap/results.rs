@@ -166,7 +166,9 @@ fn every_generation_leaves_a_line_that_says_where_it_comes_from() {
         .find(|request| request.body["seed"] == seed)
         .unwrap();
     let digest = Sha256::digest(request.prompt().as_bytes());
-    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = digest
+        .iter()
+        .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
     assert_eq!(hash, json!(hex));
     let rewrite = &lines[1];
     assert_eq!(

@@ -95,8 +95,7 @@ fn a_server_without_a_chat_template_says_so() {
     let bench = Bench::new(1);
     let served = Served::start(&long_model(&bench), &[]);
     let run = served.run(&bench, "chat").set("text_model.mode=chat");
-    run.clone()
-        .set("text_model.max_consecutive_failures=2")
+    run.set("text_model.max_consecutive_failures=2")
         .output()
         .fails(1, &["status 400"]);
     let served = Served::start(&long_model(&bench), &["--template", "alpaca"]);

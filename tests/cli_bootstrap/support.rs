@@ -36,13 +36,15 @@ impl Bench {
 
     /// A run against an endpoint, with one row of each kind and each number.
     pub(super) fn run(&self, name: &str, url: &str) -> Run {
-        let (questions, dir) = (self.path("questions.jsonl"), self.path(name));
+        // As JSON text, which is a TOML string too.
+        let [questions, dir] =
+            [self.path("questions.jsonl"), self.path(name)].map(|path| json!(path));
         let text = format!(
-            "[questions]\ntask = \"gsm8k\"\npath = {questions:?}\n\
+            "[questions]\ntask = \"gsm8k\"\npath = {questions}\n\
              [samples]\nanswer_augmentation = 1\nrephrasing = 1\nself_verification = 1\nfobar = 1\n\
              [text_model]\nkind = \"endpoint\"\nbase_url = \"{url}\"\nmodel = \"test-writer\"\n\
              api_key_env = \"TEMPER_TEST_KEY\"\nfirst_pause = 0.01\nconcurrency = 4\n\
-             [run]\ndir = {dir:?}\n"
+             [run]\ndir = {dir}\n"
         );
         self.recipe(name, &text)
     }

@@ -116,9 +116,9 @@ fn merges() -> Vec<(String, String)> {
                 .windows(2)
                 .map(|pair| (pair[0].clone(), pair[1].clone()))
                 .collect();
-            pairs
-                .into_iter()
-                .for_each(|pair| *counts.entry(pair).or_default() += 1);
+            for pair in pairs {
+                *counts.entry(pair).or_default() += 1;
+            }
         }
         let Some((pair, count)) = counts.into_iter().max_by_key(|(_, count)| *count) else {
             return merges;
@@ -272,7 +272,8 @@ fn the_prompt_of_evaluation_is_the_beginning_of_a_training_row() {
 }
 
 fn lines(rows: impl Iterator<Item = Value>) -> String {
-    rows.map(|row| format!("{row}\n")).collect()
+    rows.flat_map(|row| [row.to_string(), "\n".to_owned()])
+        .collect()
 }
 
 #[test]
