@@ -97,4 +97,38 @@ pub enum ModelError {
         /// Which limit: `max_position_embeddings` or `sliding_window`.
         what: &'static str,
     },
+    /// A sampler cannot run in so many steps.
+    #[error("cannot sample in {steps} steps: {why}")]
+    Steps {
+        /// Steps asked for.
+        steps: usize,
+        /// What is in the way, and what to do.
+        why: String,
+    },
+    /// A timestep that the noise process does not have.
+    #[error("timesteps: found {found}, expected {expected}")]
+    Timestep {
+        /// What was given.
+        found: String,
+        /// What there is.
+        expected: String,
+    },
+    /// A call of a sampler out of order.
+    #[error(
+        "call {call} of a sampler came when call {expected} of {calls} was due; make a new one for each image"
+    )]
+    Call {
+        /// The call.
+        call: usize,
+        /// The call that was due.
+        expected: usize,
+        /// Calls of the run.
+        calls: usize,
+    },
+    /// A sampler that adds noise was given none.
+    #[error("call {call} of this sampler adds noise, but none was given")]
+    Noise {
+        /// The call.
+        call: usize,
+    },
 }

@@ -3,14 +3,21 @@
 
 mod error;
 mod llama;
+mod noise;
 mod ops;
+mod scheduler;
 
 pub use error::ModelError;
 pub use llama::{
     Block, Gradients, KeyValueCache, Llama, LlamaConfig, Segment, TokenBatch, device_tensor,
     host_tensor,
 };
+pub use noise::{NoiseSchedule, diffusion_loss, group_weights, offset_noise, perturbed_noise};
 pub use ops::{
     Heads, IGNORE, Layout, Rope, RopeScaling, attend, attention, cross_entropy_sum, rms_norm,
     swiglu,
+};
+pub use scheduler::{
+    Algorithm, BetaSchedule, FinalSigma, Prediction, Scheduler, SchedulerConfig, SchedulerKind,
+    SolverType, Spacing, Variance, guide, rescale_guidance,
 };
