@@ -23,9 +23,10 @@ pub trait Adaptable: Parameters {
     /// Calls `visit` on every convolution.
     fn visit_convs_mut(&mut self, _visit: &mut dyn FnMut(&mut AdaptedConv2d)) {}
 
-    /// Folds every adapter of a linear layer into its weight.
+    /// Folds every adapter into the weight of its layer.
     fn merge(&mut self) {
         self.visit_linears_mut(&mut AdaptedLinear::merge);
+        self.visit_convs_mut(&mut AdaptedConv2d::merge);
     }
 
     /// Restores COFT's constraint on every layer: call after every change of the parameters.

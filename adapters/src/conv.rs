@@ -1,9 +1,8 @@
 //! A convolution of a model, with or without an adapter.
 
-use burn::tensor::Tensor;
-use burn::tensor::module::conv2d;
-use burn::tensor::ops::ConvOptions;
+use burn::tensor::{DType, Tensor};
 
+use crate::ops::conv2d;
 use crate::{Adapter, Param};
 
 /// A square or rectangular 2-D convolution with an optional [`Adapter`] on its weight `[out, in, kh, kw]`.
@@ -16,7 +15,8 @@ pub struct AdaptedConv2d {
     weight: Param,
     bias: Option<Param>,
     adapter: Option<Adapter>,
-    options: ConvOptions<2>,
+    stride: [usize; 2],
+    padding: [usize; 2],
 }
 
 impl AdaptedConv2d {
@@ -38,13 +38,13 @@ impl AdaptedConv2d {
         stride: [usize; 2],
         padding: [usize; 2],
     ) -> Self {
-        let options = ConvOptions::new(stride, padding, [1, 1], 1);
         Self {
             module: module.into(),
             weight,
             bias,
             adapter: None,
-            options,
+            stride,
+            padding,
         }
     }
 
@@ -56,6 +56,21 @@ impl AdaptedConv2d {
     /// `[out, in, kh, kw]`.
     pub fn weight(&self) -> &Param {
         &self.weight
+    }
+
+    /// `[out, in, kh, kw]`, to load, train or merge it.
+    pub fn weight_mut(&mut self) -> &mut Param {
+        &mut self.weight
+    }
+
+    /// `[out]`, if the convolution has one.
+    pub fn bias_mut(&mut self) -> Option<&mut Param> {
+        self.bias.as_mut()
+    }
+
+    /// The adapter, if one is attached.
+    pub fn adapter(&self) -> Option<&Adapter> {
+        self.adapter.as_ref()
     }
 
     /// The adapter, to train it.
@@ -83,7 +98,24 @@ impl AdaptedConv2d {
         shape.copy_from_slice(self.weight.shape());
         let weight = self.effective_weight().reshape(shape).cast(x.dtype());
         let bias = self.bias.as_ref().map(|bias| bias.get_as::<1>(x.dtype()));
-        conv2d(x, weight, bias, self.options.clone())
+        conv2d(x, &weight, bias, self.stride, self.padding)
+    }
+
+    /// Folds the adapter into the weight and drops it. The fold is done in f32 and rounded once to the weight's dtype.
+    pub fn merge(&mut self) {
+        if self.adapter.is_none() {
+            return;
+        }
+        let merged = self.effective_weight();
+        let merged = if merged.is_autodiff() {
+            merged.inner()
+        } else {
+            merged
+        };
+        let dtype: DType = self.weight.dtype();
+        let n = self.weight.numel();
+        self.weight.set(merged.reshape([n]).cast(dtype));
+        self.adapter = None;
     }
 
     /// Calls `visit` on the weight, the bias and the adapter's parameters.

@@ -14,8 +14,8 @@ pub use llama::{
 };
 pub use noise::{NoiseSchedule, diffusion_loss, group_weights, offset_noise, perturbed_noise};
 pub use ops::{
-    Heads, IGNORE, Layout, Rope, RopeScaling, attend, attention, cross_entropy_sum, rms_norm,
-    swiglu,
+    Heads, IGNORE, Layout, Rope, RopeScaling, attend, attend_full, attention, cross_entropy_sum,
+    geglu, gelu_erf, group_norm, layer_norm, quick_gelu, rms_norm, silu, swiglu, upsample_nearest,
 };
 pub use scheduler::{
     Algorithm, BetaSchedule, FinalSigma, Prediction, Scheduler, SchedulerConfig, SchedulerKind,

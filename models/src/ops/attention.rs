@@ -1,4 +1,5 @@
-//! Causal attention with grouped keys over packed or padded documents (LLaMA 2, arXiv 2307.09288 §2.2).
+//! Causal attention with grouped keys over packed or padded documents (LLaMA 2, arXiv 2307.09288 §2.2), and the full self and
+//! cross attention of image models.
 //!
 //! Shapes: B rows, T tokens a row, N = B·T, H query heads, K key/value heads, D head width, S cached keys.
 
@@ -137,6 +138,63 @@ pub fn attention(
     composed(q, k, v, heads, layout)
 }
 
+/// Attention with every key, `q: [B, T, H·D]`, `k, v: [B, S, H·D]` to `[B, T, H·D]`; with `causal`, over keys `0 ..= t` only.
+///
+/// `softmax(scale · Q Kᵀ) V`, softmax in f32. On `cpu` neither pass holds more than one block of scores a thread, and only the
+/// result and one number a query are kept besides the inputs; elsewhere the scores `[B, H, T, S]` are kept.
+///
+/// # Panics
+/// When the heads do not divide the width, or `causal` is asked for with T ≠ S.
+pub fn attend_full(
+    q: Tensor<3>,
+    k: Tensor<3>,
+    v: Tensor<3>,
+    heads: usize,
+    scale: f64,
+    causal: bool,
+) -> Tensor<3> {
+    let ([_, queries, width], [_, keys, _]) = (q.dims(), k.dims());
+    assert!(width.is_multiple_of(heads), "{heads} heads of {width}");
+    assert!(!causal || queries == keys, "one key a query");
+    let views = (HostView::view(&q), HostView::view(&k), HostView::view(&v));
+    if let (Some(q_values), Some(k_values), Some(v_values)) = views {
+        let values = [q_values, k_values, v_values];
+        return host_attention::attend_full([q, k, v], values, heads, scale, causal);
+    }
+    full_composed([q, k, v], heads, scale, causal)
+}
+
+fn full_composed(inputs: [Tensor<3>; 3], heads: usize, scale: f64, causal: bool) -> Tensor<3> {
+    let [batch, queries, width] = inputs[0].dims();
+    let dtype = inputs[0].dtype();
+    let device = super::plain(&inputs[0]).device();
+    let [q, k, v] = inputs.map(|x| {
+        let [_, tokens, _] = x.dims();
+        x.reshape([batch, tokens, heads, width / heads])
+            .swap_dims(1, 2)
+    });
+    let scores = q
+        .matmul(k.transpose())
+        .mul_scalar(scale)
+        .cast(FloatDType::F32);
+    let scores = if causal {
+        let hidden: Vec<bool> = (0..queries)
+            .flat_map(|t| (0..queries).map(move |key| key > t))
+            .collect();
+        let hidden = TensorData::new(hidden, [1, 1, queries, queries]);
+        let hidden = Tensor::<4, Bool>::from_data(hidden, &device);
+        let shape = scores.dims();
+        scores.mask_fill(hidden.expand(shape), f32::NEG_INFINITY)
+    } else {
+        scores
+    };
+    let weights = softmax(scores, 3).cast(dtype);
+    weights
+        .matmul(v)
+        .swap_dims(1, 2)
+        .reshape([batch, queries, width])
+}
+
 fn composed(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: Heads, layout: &Layout) -> Tensor<2> {
     let device = super::plain(&q).device();
     let tables = layout.composed(&device);
@@ -184,6 +242,7 @@ pub fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, hidden: Tensor<4, Bool>)
 mod tests {
     use burn::tensor::{Distribution, Tolerance};
 
+    use super::super::check::{compare, differences, flat};
     use super::*;
 
     fn check(heads: Heads, tokens: usize, starts: &[u32]) {
@@ -276,5 +335,34 @@ mod tests {
             6,
             &[0, 0, 0, 3, 4, 5, 0, 1, 2, 2, 2, 2],
         );
+    }
+
+    #[test]
+    fn full_attention_equals_the_composed_form_and_its_gradients() {
+        // Self attention, cross attention with fewer keys than queries, a causal text; more than one block of queries.
+        for (queries, keys, causal) in [(5, 5, false), (130, 7, false), (70, 70, true)] {
+            let shaped = |x: &[Tensor<1>]| {
+                let tokens = [queries, keys, keys];
+                std::array::from_fn(|i| x[i].clone().reshape([2, tokens[i], 12]))
+            };
+            compare(
+                &[2 * queries * 12, 2 * keys * 12, 2 * keys * 12],
+                &|x| {
+                    let [q, k, v] = shaped(x);
+                    flat(attend_full(q, k, v, 3, 0.4, causal))
+                },
+                &|x| flat(full_composed(shaped(x), 3, 0.4, causal)),
+            );
+        }
+    }
+
+    #[test]
+    fn full_attention_has_the_slopes_of_its_value() {
+        for causal in [false, true] {
+            differences(&[48, 48, 48], &|x| {
+                let [q, k, v] = std::array::from_fn(|i| x[i].clone().reshape([2, 3, 8]));
+                flat(attend_full(q, k, v, 2, 0.5, causal))
+            });
+        }
     }
 }

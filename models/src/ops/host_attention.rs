@@ -1,4 +1,4 @@
-//! Attention on host memory, a block of queries at a time, so that no more than one block of scores exists.
+//! Attention on host memory, a block of queries at a time, so that no more than one block of scores a thread exists.
 //!
 //! The backward pass recomputes the scores from the saved log-sum-exp (FlashAttention, arXiv 2205.14135, alg. 4).
 
@@ -17,48 +17,117 @@ use super::rope::rotate_head;
 /// Queries a block. Scores of a block take 64·T floats.
 const BLOCK: usize = 64;
 
+/// Causal attention inside documents, with rotated queries and keys.
 pub(super) fn attention(
     inputs: [Tensor<2>; 3],
     [q, k, v]: [HostView; 3],
     heads: Heads,
     layout: &Layout,
 ) -> Tensor<2> {
-    let problem = Arc::new(Problem {
+    let problem = Problem {
         heads,
-        layout: layout.clone(),
-    });
-    let q = problem.rotated(q.as_slice(), heads.query, false);
-    let k = problem.rotated(k.as_slice(), heads.key_value, false);
-    let rows: Vec<HeadOutput> = (0..layout.batch() * heads.query)
-        .into_par_iter()
-        .map(|index| problem.forward(&q, &k, v.as_slice(), index))
-        .collect();
-    let output = problem.gather(heads.query, |index| &rows[index].output);
-    let width = heads.query * heads.width;
-    let output = HostView::tensor(output, [layout.batch() * layout.tokens(), width]);
+        batch: layout.batch(),
+        queries: layout.tokens(),
+        keys: layout.tokens(),
+        scale: (heads.width as f32).sqrt().recip(),
+        seen: Seen::Documents(Arc::clone(&layout.starts)),
+    };
+    let q = rotated(q.as_slice(), heads, heads.query, layout, false);
+    let k = rotated(k.as_slice(), heads, heads.key_value, layout, false);
+    let rows = problem.outputs([&q, &k, v.as_slice()]);
+    let output = HostView::tensor(problem.output(&rows), problem.shape(heads.query));
+    let [q_input, k_input, v_input] = &inputs;
+    let layout = layout.clone();
+    with_gradient(output, [q_input, k_input, v_input], move |upstream, _| {
+        let Some(dy) = HostView::view(&upstream) else {
+            unreachable!("a gradient leaves its device")
+        };
+        let [dq, dk, dv] = problem.gradients([&q, &k, v.as_slice()], &rows, dy.as_slice());
+        let dq = rotated(&dq, heads, heads.query, &layout, true);
+        let dk = rotated(&dk, heads, heads.key_value, &layout, true);
+        let tensor = |values, count| Some(erase(HostView::tensor(values, problem.shape(count))));
+        [
+            tensor(dq, heads.query),
+            tensor(dk, heads.key_value),
+            tensor(dv, heads.key_value),
+        ]
+    })
+}
+
+/// Attention of all queries of a row over its keys; with `causal`, over the keys up to their own place.
+pub(super) fn attend_full(
+    inputs: [Tensor<3>; 3],
+    [q, k, v]: [HostView; 3],
+    heads: usize,
+    scale: f64,
+    causal: bool,
+) -> Tensor<3> {
+    let ([batch, queries, width], [_, keys, _]) = (inputs[0].dims(), inputs[1].dims());
+    let problem = Problem {
+        heads: Heads {
+            query: heads,
+            key_value: heads,
+            width: width / heads,
+        },
+        batch,
+        queries,
+        keys,
+        scale: scale as f32,
+        seen: if causal { Seen::Earlier } else { Seen::All },
+    };
+    let rows = problem.outputs([&q, &k, &v].map(HostView::as_slice));
+    let output = HostView::tensor(problem.output(&rows), [batch, queries, width]);
     let [q_input, k_input, v_input] = &inputs;
     with_gradient(output, [q_input, k_input, v_input], move |upstream, _| {
         let Some(dy) = HostView::view(&upstream) else {
             unreachable!("a gradient leaves its device")
         };
-        let saved = Saved {
-            q: &q,
-            k: &k,
-            v: v.as_slice(),
-            rows: &rows,
-            dy: dy.as_slice(),
-        };
-        let groups: Vec<GroupGradient> = (0..problem.layout.batch() * heads.key_value)
-            .into_par_iter()
-            .map(|index| problem.backward(&saved, index))
-            .collect();
-        problem.collect_gradients(&groups)
+        let values = [&q, &k, &v].map(HostView::as_slice);
+        let [dq, dk, dv] = problem.gradients(values, &rows, dy.as_slice());
+        let tensor =
+            |values, tokens: usize| Some(erase(HostView::tensor(values, [batch, tokens, width])));
+        [tensor(dq, queries), tensor(dk, keys), tensor(dv, keys)]
     })
 }
 
+/// A copy of `[N, count·D]` with every head rotated by the angles of its token.
+fn rotated(
+    values: &[f32],
+    heads: Heads,
+    count: usize,
+    layout: &Layout,
+    backwards: bool,
+) -> Vec<f32> {
+    let (width, half) = (heads.width, heads.width / 2);
+    let mut output = values.to_vec();
+    output
+        .par_chunks_mut(count * width)
+        .enumerate()
+        .for_each(|(token, row)| {
+            let span = token * half..(token + 1) * half;
+            let (cos, sin) = (&layout.cos[span.clone()], &layout.sin[span]);
+            rotate_row(row, width, [cos, sin], backwards);
+        });
+    output
+}
+
+/// Shapes: B rows, T queries a row, S keys a row.
 struct Problem {
     heads: Heads,
-    layout: Layout,
+    batch: usize,
+    queries: usize,
+    keys: usize,
+    scale: f32,
+    seen: Seen,
+}
+
+/// The keys that a query attends.
+enum Seen {
+    All,
+    /// Those at its own place and before.
+    Earlier,
+    /// The same from the start of its document on; one entry a token of every row.
+    Documents(Arc<[u32]>),
 }
 
 struct HeadOutput {
@@ -76,7 +145,7 @@ struct Saved<'a> {
     dy: &'a [f32],
 }
 
-/// Gradients of one key head and of the query heads it serves, `[T, D]` each.
+/// Gradients of one key head `[S, D]` and of the query heads it serves, `[T, D]` each.
 struct GroupGradient {
     dq: Vec<Vec<f32>>,
     dk: Vec<f32>,
@@ -92,52 +161,72 @@ struct Block {
 }
 
 impl Problem {
-    fn tokens(&self) -> usize {
-        self.layout.tokens()
+    /// `[N, count·D]` of the queries.
+    fn shape(&self, count: usize) -> [usize; 2] {
+        [self.batch * self.queries, count * self.heads.width]
     }
 
-    /// The start of what query `t` of row `b` attends.
-    fn start(&self, b: usize, t: usize) -> usize {
-        self.layout.starts[b * self.tokens() + t] as usize
+    /// What query `t` of row `b` attends.
+    fn seen(&self, b: usize, t: usize) -> Range<usize> {
+        match &self.seen {
+            Seen::All => 0..self.keys,
+            Seen::Earlier => 0..t + 1,
+            Seen::Documents(starts) => starts[b * self.queries + t] as usize..t + 1,
+        }
     }
 
-    fn scale(&self) -> f32 {
-        (self.heads.width as f32).sqrt().recip()
+    fn outputs(&self, [q, k, v]: [&[f32]; 3]) -> Vec<HeadOutput> {
+        (0..self.batch * self.heads.query)
+            .into_par_iter()
+            .map(|index| self.forward(q, k, v, index))
+            .collect()
     }
 
-    /// A copy of `[N, count·D]` with every head rotated by the angles of its token.
-    fn rotated(&self, values: &[f32], count: usize, backwards: bool) -> Vec<f32> {
-        let (width, half) = (self.heads.width, self.heads.width / 2);
-        let mut output = values.to_vec();
-        output
-            .par_chunks_mut(count * width)
-            .enumerate()
-            .for_each(|(token, row)| {
-                let span = token * half..(token + 1) * half;
-                let (cos, sin) = (&self.layout.cos[span.clone()], &self.layout.sin[span]);
-                rotate_row(row, width, [cos, sin], backwards);
-            });
-        output
+    fn output(&self, rows: &[HeadOutput]) -> Vec<f32> {
+        self.gather(self.heads.query, self.queries, |index| &rows[index].output)
     }
 
-    /// Head `head` of row `b` inside a `[N, count·D]` buffer.
-    fn head<'a>(
+    /// Gradients of queries, keys and values, each in the layout of its input.
+    fn gradients(&self, [q, k, v]: [&[f32]; 3], rows: &[HeadOutput], dy: &[f32]) -> [Vec<f32>; 3] {
+        let saved = Saved { q, k, v, rows, dy };
+        let heads = self.heads;
+        let groups: Vec<GroupGradient> = (0..self.batch * heads.key_value)
+            .into_par_iter()
+            .map(|index| self.backward(&saved, index))
+            .collect();
+        let members = heads.query / heads.key_value;
+        let dq = self.gather(heads.query, self.queries, |index| {
+            let (b, head) = (index / heads.query, index % heads.query);
+            &groups[b * heads.key_value + head / members].dq[head % members]
+        });
+        let dk = self.gather(heads.key_value, self.keys, |index| &groups[index].dk);
+        let dv = self.gather(heads.key_value, self.keys, |index| &groups[index].dv);
+        [dq, dk, dv]
+    }
+
+    /// Some queries of head `head` of row `b` inside a `[B·T, H·D]` buffer.
+    fn query_rows<'a>(&self, data: &'a [f32], [b, head]: [usize; 2], block: &Block) -> Matrix<'a> {
+        let (stride, width) = (self.heads.query * self.heads.width, self.heads.width);
+        let offset = (b * self.queries + block.first) * stride + head * width;
+        Matrix::rows(data, offset, [block.count, width], stride)
+    }
+
+    /// The keys of a block inside a `[B·S, K·D]` buffer.
+    fn key_rows<'a>(&self, data: &'a [f32], [b, head]: [usize; 2], block: &Block) -> Matrix<'a> {
+        let (stride, width) = (self.heads.key_value * self.heads.width, self.heads.width);
+        let offset = (b * self.keys + block.low) * stride + head * width;
+        Matrix::rows(data, offset, [block.keys, width], stride)
+    }
+
+    /// `[B·count]` matrices `[tokens, D]` to `[B·tokens, count·D]`.
+    fn gather<'a>(
         &self,
-        data: &'a [f32],
-        b: usize,
-        head: usize,
         count: usize,
-        [first, rows]: [usize; 2],
-    ) -> Matrix<'a> {
-        let stride = count * self.heads.width;
-        let offset = (b * self.tokens() + first) * stride + head * self.heads.width;
-        Matrix::rows(data, offset, [rows, self.heads.width], stride)
-    }
-
-    /// `[B·count]` matrices `[T, D]` to `[N, count·D]`.
-    fn gather<'a>(&self, count: usize, part: impl Fn(usize) -> &'a Vec<f32> + Sync) -> Vec<f32> {
-        let (tokens, width) = (self.tokens(), self.heads.width);
-        let mut output = vec![0.0; self.layout.batch() * tokens * count * width];
+        tokens: usize,
+        part: impl Fn(usize) -> &'a Vec<f32> + Sync,
+    ) -> Vec<f32> {
+        let width = self.heads.width;
+        let mut output = vec![0.0; self.batch * tokens * count * width];
         output
             .par_chunks_mut(count * width)
             .enumerate()
@@ -151,52 +240,44 @@ impl Problem {
     }
 
     fn blocks(&self, b: usize) -> impl Iterator<Item = Block> + '_ {
-        (0..self.tokens()).step_by(BLOCK).map(move |first| {
-            let count = BLOCK.min(self.tokens() - first);
-            let low = (first..first + count)
-                .map(|t| self.start(b, t))
-                .min()
-                .unwrap_or(first);
+        (0..self.queries).step_by(BLOCK).map(move |first| {
+            let count = BLOCK.min(self.queries - first);
+            let all = || (first..first + count).map(|t| self.seen(b, t));
+            let low = all().map(|seen| seen.start).min().unwrap_or(0);
+            let high = all().map(|seen| seen.end).max().unwrap_or(low);
             Block {
                 first,
                 count,
                 low,
-                keys: first + count - low,
+                keys: high - low,
             }
         })
+    }
+
+    /// What row `i` of a block attends, counted from the block's first key.
+    fn seen_in(&self, b: usize, block: &Block, i: usize) -> Range<usize> {
+        let seen = self.seen(b, block.first + i);
+        seen.start - block.low..seen.end - block.low
     }
 
     /// Scaled scores of a block, `[count, keys]`.
     fn scores(
         &self,
-        q: &[f32],
-        k: &[f32],
+        [q, k]: [&[f32]; 2],
         [b, query_head]: [usize; 2],
         block: &Block,
         scores: &mut Vec<f32>,
     ) {
         scores.resize(block.count * block.keys, 0.0);
         let key_head = query_head * self.heads.key_value / self.heads.query;
-        let queries = self.head(
-            q,
-            b,
-            query_head,
-            self.heads.query,
-            [block.first, block.count],
-        );
-        let keys = self.head(
-            k,
-            b,
-            key_head,
-            self.heads.key_value,
-            [block.low, block.keys],
-        );
+        let queries = self.query_rows(q, [b, query_head], block);
+        let keys = self.key_rows(k, [b, key_head], block);
         let dst = &mut MatrixMut {
             data: scores,
             offset: 0,
             row_stride: block.keys,
         };
-        matmul_into(dst, queries, keys.transposed(), self.scale(), false);
+        matmul_into(dst, queries, keys.transposed(), self.scale, false);
     }
 
     fn forward(&self, q: &[f32], k: &[f32], v: &[f32], index: usize) -> HeadOutput {
@@ -204,24 +285,16 @@ impl Problem {
         let width = self.heads.width;
         let key_head = head * self.heads.key_value / self.heads.query;
         let mut result = HeadOutput {
-            output: vec![0.0; self.tokens() * width],
-            log_sum: vec![0.0; self.tokens()],
+            output: vec![0.0; self.queries * width],
+            log_sum: vec![0.0; self.queries],
         };
         let mut scores = Vec::new();
         for block in self.blocks(b) {
-            self.scores(q, k, [b, head], &block, &mut scores);
-            for (row, scores) in scores.chunks_mut(block.keys).enumerate() {
-                let t = block.first + row;
-                let seen = self.start(b, t) - block.low..t + 1 - block.low;
-                result.log_sum[t] = softmax_row(scores, seen);
+            self.scores([q, k], [b, head], &block, &mut scores);
+            for (i, scores) in scores.chunks_mut(block.keys).enumerate() {
+                result.log_sum[block.first + i] = softmax_row(scores, self.seen_in(b, &block, i));
             }
-            let values = self.head(
-                v,
-                b,
-                key_head,
-                self.heads.key_value,
-                [block.low, block.keys],
-            );
+            let values = self.key_rows(v, [b, key_head], &block);
             let weights = Matrix::rows(&scores, 0, [block.count, block.keys], block.keys);
             let dst = &mut MatrixMut {
                 data: &mut result.output,
@@ -236,14 +309,14 @@ impl Problem {
     fn backward(&self, saved: &Saved<'_>, index: usize) -> GroupGradient {
         let (b, key_head) = (index / self.heads.key_value, index % self.heads.key_value);
         let group = self.heads.query / self.heads.key_value;
-        let size = self.tokens() * self.heads.width;
+        let width = self.heads.width;
         let mut result = GroupGradient {
             dq: Vec::new(),
-            dk: vec![0.0; size],
-            dv: vec![0.0; size],
+            dk: vec![0.0; self.keys * width],
+            dv: vec![0.0; self.keys * width],
         };
         for member in 0..group {
-            let mut dq = vec![0.0; size];
+            let mut dq = vec![0.0; self.queries * width];
             self.backward_head(
                 saved,
                 [b, key_head, key_head * group + member],
@@ -266,17 +339,10 @@ impl Problem {
         let row = &saved.rows[b * self.heads.query + head];
         let (mut weights, mut slopes) = (Vec::new(), Vec::new());
         for block in self.blocks(b) {
-            let span = [block.first, block.count];
-            self.scores(saved.q, saved.k, [b, head], &block, &mut weights);
+            self.scores([saved.q, saved.k], [b, head], &block, &mut weights);
             slopes.resize(weights.len(), 0.0);
-            let dy = self.head(saved.dy, b, head, self.heads.query, span);
-            let values = self.head(
-                saved.v,
-                b,
-                key_head,
-                self.heads.key_value,
-                [block.low, block.keys],
-            );
+            let dy = self.query_rows(saved.dy, [b, head], &block);
+            let values = self.key_rows(saved.v, [b, key_head], &block);
             let dst = &mut MatrixMut {
                 data: &mut slopes,
                 offset: 0,
@@ -286,25 +352,19 @@ impl Problem {
             self.slopes(b, &block, [&mut weights, &mut slopes], dy, row);
             let p = Matrix::rows(&weights, 0, [block.count, block.keys], block.keys);
             let ds = Matrix { data: &slopes, ..p };
-            let keys = self.head(
-                saved.k,
-                b,
-                key_head,
-                self.heads.key_value,
-                [block.low, block.keys],
-            );
-            let queries = self.head(saved.q, b, head, self.heads.query, span);
+            let keys = self.key_rows(saved.k, [b, key_head], &block);
+            let queries = self.query_rows(saved.q, [b, head], &block);
             let at = |data, row: usize| MatrixMut {
                 data,
                 offset: row * width,
                 row_stride: width,
             };
-            matmul_into(&mut at(dq, block.first), ds, keys, self.scale(), false);
+            matmul_into(&mut at(dq, block.first), ds, keys, self.scale, false);
             matmul_into(
                 &mut at(&mut sums.dk, block.low),
                 ds.transposed(),
                 queries,
-                self.scale(),
+                self.scale,
                 true,
             );
             matmul_into(
@@ -329,42 +389,16 @@ impl Problem {
         let width = self.heads.width;
         for i in 0..block.count {
             let t = block.first + i;
-            let seen = self.start(b, t) - block.low..t + 1 - block.low;
             let dy_row = &dy.data[dy.offset + i * dy.row_stride..][..width];
             let delta = wide_dot(dy_row, &row.output[t * width..(t + 1) * width]);
             let span = i * block.keys..(i + 1) * block.keys;
             score_gradient(
                 &mut weights[span.clone()],
                 &mut slopes[span],
-                seen,
+                self.seen_in(b, block, i),
                 [row.log_sum[t], delta],
             );
         }
-    }
-
-    /// Back to `[N, ·]`, with the rotation of queries and keys undone.
-    fn collect_gradients(
-        &self,
-        groups: &[GroupGradient],
-    ) -> temper_adapters::ops::InputGradients<3> {
-        let (rows, heads) = (self.layout.batch() * self.tokens(), self.heads);
-        let members = heads.query / heads.key_value;
-        let dq = self.gather(heads.query, |index| {
-            let (b, head) = (index / heads.query, index % heads.query);
-            &groups[b * heads.key_value + head / members].dq[head % members]
-        });
-        let dk = self.gather(heads.key_value, |index| &groups[index].dk);
-        let dv = self.gather(heads.key_value, |index| &groups[index].dv);
-        let dq = self.rotated(&dq, heads.query, true);
-        let dk = self.rotated(&dk, heads.key_value, true);
-        let tensor = |values, count: usize| {
-            Some(erase(HostView::tensor(values, [rows, count * heads.width])))
-        };
-        [
-            tensor(dq, heads.query),
-            tensor(dk, heads.key_value),
-            tensor(dv, heads.key_value),
-        ]
     }
 }
 
