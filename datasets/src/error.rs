@@ -34,6 +34,16 @@ pub enum DataError {
         path: PathBuf,
     },
 
+    /// A directory holds no tokenizer of CLIP.
+    #[error(
+        "no CLIP tokenizer in `{}`: expected `tokenizer.json`, or `vocab.json` and `merges.txt`",
+        path.display()
+    )]
+    NoClipTokenizer {
+        /// The directory that was searched.
+        path: PathBuf,
+    },
+
     /// A tokenizer file is malformed.
     #[error("`{}` is not a usable tokenizer: {reason}", path.display())]
     BadTokenizer {
@@ -175,6 +185,76 @@ pub enum DataError {
     #[error("no row is left to train on\n{0}")]
     NothingToTrain(Box<DataReport>),
 
+    /// A file is not an image that can be read whole.
+    #[error("cannot use the image `{}`: {reason}", path.display())]
+    BadImage {
+        /// The image.
+        path: PathBuf,
+        /// What is wrong with it and what to do.
+        reason: String,
+    },
+
+    /// An image has more pixels than may be decoded.
+    #[error(
+        "the image `{}` has {width} × {height} pixels, {} in all, and the limit is {limit}; make it \
+         smaller or raise the limit",
+        path.display(), *width as u64 * *height as u64
+    )]
+    ImageTooLarge {
+        /// The image.
+        path: PathBuf,
+        /// Width that its header names.
+        width: usize,
+        /// Height that its header names.
+        height: usize,
+        /// Most pixels that are decoded.
+        limit: u64,
+    },
+
+    /// Several images of a set cannot be used.
+    #[error("{broken} of {images} images in `{}` cannot be used:{list}", path.display())]
+    BrokenImages {
+        /// The directory.
+        path: PathBuf,
+        /// How many cannot be used.
+        broken: usize,
+        /// How many there are.
+        images: usize,
+        /// A line for each.
+        list: String,
+    },
+
+    /// A directory holds no image.
+    #[error("no images in `{}`: expected {expected}; found {found}", path.display())]
+    NoImages {
+        /// The directory.
+        path: PathBuf,
+        /// What was looked for.
+        expected: &'static str,
+        /// What is there instead.
+        found: String,
+    },
+
+    /// Images lack a text or a picture that belongs to them.
+    #[error(
+        "{missing} of {images} images in `{}` have no {what}; the first is `{first}`; {hint}",
+        path.display()
+    )]
+    MissingCompanion {
+        /// The directory of the images.
+        path: PathBuf,
+        /// What is missing: a caption, a mask, a conditioning image.
+        what: &'static str,
+        /// The first image without one.
+        first: String,
+        /// Number of images without one.
+        missing: usize,
+        /// Number of images.
+        images: usize,
+        /// What to do.
+        hint: &'static str,
+    },
+
     /// A setting makes no sense.
     #[error("`{field}` {reason}")]
     BadSetting {
@@ -202,6 +282,20 @@ impl DataError {
             action,
             path,
             source,
+        }
+    }
+
+    pub(crate) fn image(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
+        Self::BadImage {
+            path: path.into(),
+            reason: reason.into(),
+        }
+    }
+
+    pub(crate) fn setting(field: &'static str, reason: impl Into<String>) -> Self {
+        Self::BadSetting {
+            field,
+            reason: reason.into(),
         }
     }
 

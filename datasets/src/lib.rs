@@ -12,6 +12,8 @@
 //! And for mathematics: [`problems`] reads test files and makes prompts, [`grade`] judges answers, [`rewrite`]
 //! makes new questions of old ones.
 //!
+//! For pictures: [`images`] reads photographs, crops and batches them, [`clip_tokenizer`] encodes their captions.
+//!
 //! ```no_run
 //! use std::sync::Arc;
 //! use temper_datasets::{DataConfig, DataKind, Dataset, Loader, LoaderConfig, Template, Tokenizer};
@@ -37,11 +39,13 @@ pub mod arithmetic;
 mod bytes;
 mod cache;
 pub mod chat;
+pub mod clip_tokenizer;
 pub mod dataset;
 mod describe;
 mod error;
 pub mod example;
 pub mod grade;
+pub mod images;
 pub mod loader;
 pub mod packing;
 mod parquet_rows;
@@ -61,6 +65,7 @@ pub mod tokenize;
 pub mod tokenizer;
 
 pub use chat::ChatTemplate;
+pub use clip_tokenizer::{ClipTokenizer, ClipTokens};
 pub use dataset::{DataConfig, Dataset};
 pub use describe::{Description, describe};
 pub use error::{DataError, Result};

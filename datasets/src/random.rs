@@ -54,7 +54,12 @@ pub fn below(rng: &mut impl Rng, bound: u64) -> u64 {
 /// assert!(order.into_iter().eq(0..100));
 /// ```
 pub fn permutation(seed: u64, epoch: u64, n: usize) -> Vec<usize> {
-    let mut rng = rng(seed, "order", epoch, 0);
+    permutation_for(seed, "order", epoch, n)
+}
+
+/// An order of `n` things for a purpose of its own; see [`permutation`].
+pub fn permutation_for(seed: u64, purpose: &str, epoch: u64, n: usize) -> Vec<usize> {
+    let mut rng = rng(seed, purpose, epoch, 0);
     let mut order: Vec<usize> = (0..n).collect();
     for last in (1..n).rev() {
         order.swap(last, below(&mut rng, last as u64 + 1) as usize);

@@ -1,0 +1,224 @@
+//! Images with what belongs to them, before anything is decoded.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::scan::{by_stem, stem};
+use super::set::{Captions, Hints, ImageSetConfig, Masks};
+use crate::error::{DataError, Result};
+use crate::reader::RowLocation;
+
+/// An image, its caption and its companions.
+#[derive(Debug)]
+pub(super) struct Listed {
+    pub(super) path: PathBuf,
+    pub(super) caption: String,
+    pub(super) mask: Option<PathBuf>,
+    pub(super) hint: Option<PathBuf>,
+}
+
+/// Finds captions, masks and control images of scanned files.
+pub(super) fn from_files(images: Vec<PathBuf>, config: &ImageSetConfig) -> Result<Vec<Listed>> {
+    let captions = captions(&images, config)?;
+    let masks = match &config.masks {
+        Masks::Folder(folder) => companions(&images, config, folder, "mask")?,
+        Masks::Metadata => return Err(needs_metadata("masks")),
+        Masks::None | Masks::Alpha => vec![None; images.len()],
+    };
+    let hints = match &config.hints {
+        Hints::Folder(folder) => companions(&images, config, folder, "conditioning image")?,
+        Hints::Metadata => return Err(needs_metadata("hints")),
+        Hints::None | Hints::Canny { .. } => vec![None; images.len()],
+    };
+    let rows = images.into_iter().zip(captions).zip(masks).zip(hints);
+    Ok(rows
+        .map(|(((path, caption), mask), hint)| Listed {
+            path,
+            caption,
+            mask,
+            hint,
+        })
+        .collect())
+}
+
+fn needs_metadata(field: &'static str) -> DataError {
+    DataError::setting(field, "come from `metadata.jsonl`, but captions do not")
+}
+
+fn captions(images: &[PathBuf], config: &ImageSetConfig) -> Result<Vec<String>> {
+    let fallback = match &config.captions {
+        Captions::Prompt(prompt) => return Ok(vec![prompt.clone(); images.len()]),
+        Captions::Files { fallback } => fallback.as_ref(),
+        Captions::Metadata => None,
+    };
+    let mut texts = Vec::with_capacity(images.len());
+    let mut missing = Vec::new();
+    for path in images {
+        match caption_beside(path)?.or_else(|| fallback.cloned()) {
+            Some(text) => texts.push(text),
+            None => missing.push(path),
+        }
+    }
+    let hint = "write them into `.txt` files of the same name, or set a caption for those without";
+    refuse_missing(&missing, images.len(), config, "caption", hint)?;
+    Ok(texts)
+}
+
+/// The text in `NAME.txt` or `NAME.caption`; also `NAME.jpg.txt`, which some tools write.
+fn caption_beside(image: &Path) -> Result<Option<String>> {
+    let appended = |extension: &str| {
+        let mut name = image.as_os_str().to_owned();
+        name.push(".");
+        name.push(extension);
+        PathBuf::from(name)
+    };
+    let candidates = ["txt", "caption"]
+        .into_iter()
+        .flat_map(|extension| [image.with_extension(extension), appended(extension)]);
+    for path in candidates {
+        match std::fs::read(&path) {
+            Ok(bytes) => {
+                let text = String::from_utf8(bytes).map_err(|error| DataError::BadFormat {
+                    path: path.clone(),
+                    kind: "caption",
+                    reason: format!("it is not UTF-8: {}", error.utf8_error()),
+                })?;
+                let text = text.trim_start_matches('\u{feff}').trim();
+                return Ok(Some(text.to_owned()));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(DataError::io("read", path)(error)),
+        }
+    }
+    Ok(None)
+}
+
+/// The image of the same stem in `folder` for each image.
+fn companions(
+    images: &[PathBuf],
+    config: &ImageSetConfig,
+    folder: &Path,
+    what: &'static str,
+) -> Result<Vec<Option<PathBuf>>> {
+    let known = by_stem(folder)?;
+    let root = if config.folder.is_file() {
+        config.folder.parent().unwrap_or(&config.folder)
+    } else {
+        &config.folder
+    };
+    let found: Vec<Option<PathBuf>> = images
+        .iter()
+        .map(|image| known.get(&stem(image, root)).cloned())
+        .collect();
+    let missing: Vec<&PathBuf> = images
+        .iter()
+        .zip(&found)
+        .filter_map(|(image, found)| found.is_none().then_some(image))
+        .collect();
+    let hint = "name each like its image; the extension may differ";
+    refuse_missing(&missing, images.len(), config, what, hint)?;
+    Ok(found)
+}
+
+fn refuse_missing(
+    missing: &[&PathBuf],
+    images: usize,
+    config: &ImageSetConfig,
+    what: &'static str,
+    hint: &'static str,
+) -> Result<()> {
+    let Some(first) = missing.first() else {
+        return Ok(());
+    };
+    Err(DataError::MissingCompanion {
+        path: config.folder.clone(),
+        what,
+        first: first.display().to_string(),
+        missing: missing.len(),
+        images,
+        hint,
+    })
+}
+
+/// A line of `metadata.jsonl`; other fields are left alone.
+#[derive(Debug, Deserialize)]
+struct Row {
+    file_name: Option<String>,
+    text: Option<String>,
+    mask: Option<String>,
+    conditioning_image: Option<String>,
+}
+
+/// Images that `metadata.jsonl` lists.
+pub(super) fn from_metadata(config: &ImageSetConfig) -> Result<Vec<Listed>> {
+    let file = config.folder.join("metadata.jsonl");
+    let text = std::fs::read_to_string(&file).map_err(DataError::io("read", &file))?;
+    let mut listed = Vec::new();
+    for (index, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
+        if line.trim().is_empty() {
+            continue;
+        }
+        let location = RowLocation {
+            file: file.as_path().into(),
+            unit: "line",
+            number: index + 1,
+        };
+        listed.push(from_row(line, &location, config)?);
+    }
+    if listed.is_empty() {
+        return Err(DataError::NoImages {
+            path: config.folder.clone(),
+            expected: "lines with `file_name` and `text` in `metadata.jsonl`",
+            found: "an empty list".into(),
+        });
+    }
+    let paths: Vec<PathBuf> = listed.iter().map(|one| one.path.clone()).collect();
+    if let Masks::Folder(folder) = &config.masks {
+        let masks = companions(&paths, config, folder, "mask")?;
+        listed
+            .iter_mut()
+            .zip(masks)
+            .for_each(|(one, mask)| one.mask = mask);
+    }
+    if let Hints::Folder(folder) = &config.hints {
+        let hints = companions(&paths, config, folder, "conditioning image")?;
+        listed
+            .iter_mut()
+            .zip(hints)
+            .for_each(|(one, hint)| one.hint = hint);
+    }
+    Ok(listed)
+}
+
+fn from_row(line: &str, location: &RowLocation, config: &ImageSetConfig) -> Result<Listed> {
+    let row: Row = serde_json::from_str(line)
+        .map_err(|error| DataError::broken(location, error.to_string()))?;
+    let required = |value: Option<String>, field: &str| {
+        let missing = || DataError::broken(location, format!("there is no `{field}`"));
+        value.ok_or_else(missing)
+    };
+    let below = |name: String| config.folder.join(name);
+    let path = below(required(row.file_name, "file_name")?);
+    if !path.is_file() {
+        let reason = format!("there is no file `{}`", path.display());
+        return Err(DataError::broken(location, reason));
+    }
+    let mask = match &config.masks {
+        Masks::Metadata => Some(below(required(row.mask, "mask")?)),
+        Masks::Folder(_) | Masks::None | Masks::Alpha => None,
+    };
+    let hint = match &config.hints {
+        Hints::Metadata => Some(below(required(
+            row.conditioning_image,
+            "conditioning_image",
+        )?)),
+        Hints::Folder(_) | Hints::None | Hints::Canny { .. } => None,
+    };
+    Ok(Listed {
+        caption: required(row.text, "text")?.trim().to_owned(),
+        path,
+        mask,
+        hint,
+    })
+}
