@@ -71,6 +71,17 @@ pub enum ModelError {
         /// Layers of the configuration.
         layers: usize,
     },
+    /// The weights hold tensors that the configuration does not call for.
+    #[error(
+        "the weights hold `{tensor}`{}, which config.json does not call for; the two do not belong together",
+        and_more(*more)
+    )]
+    Unexpected {
+        /// The first such tensor.
+        tensor: String,
+        /// How many more there are.
+        more: usize,
+    },
     /// A token id outside the vocabulary.
     #[error(
         "token id {id} at row {row}, column {column} is outside the vocabulary of {vocabulary}; is this the model's own tokenizer?"
@@ -131,4 +142,11 @@ pub enum ModelError {
         /// The call.
         call: usize,
     },
+}
+
+fn and_more(more: usize) -> String {
+    match more {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    }
 }

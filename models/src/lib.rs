@@ -2,16 +2,17 @@
 #![recursion_limit = "256"]
 
 mod error;
+mod gradients;
+mod keys;
 mod llama;
 mod noise;
 mod ops;
 mod scheduler;
+mod weights;
 
 pub use error::ModelError;
-pub use llama::{
-    Block, Gradients, KeyValueCache, Llama, LlamaConfig, Segment, TokenBatch, device_tensor,
-    host_tensor,
-};
+pub use gradients::Gradients;
+pub use llama::{Block, KeyValueCache, Llama, LlamaConfig, Segment, TokenBatch};
 pub use noise::{NoiseSchedule, diffusion_loss, group_weights, offset_noise, perturbed_noise};
 pub use ops::{
     Heads, IGNORE, Layout, Rope, RopeScaling, attend, attend_full, attention, cross_entropy_sum,
@@ -21,3 +22,4 @@ pub use scheduler::{
     Algorithm, BetaSchedule, FinalSigma, Prediction, Scheduler, SchedulerConfig, SchedulerKind,
     SolverType, Spacing, Variance, guide, rescale_guidance,
 };
+pub use weights::{device_tensor, host_tensor};

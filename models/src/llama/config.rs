@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use crate::keys::{Keys, read_json};
 use crate::{ModelError, Rope, RopeScaling};
 
 /// The architecture of a LLaMA-family checkpoint, under the names of its `config.json`.
@@ -57,14 +58,7 @@ impl LlamaConfig {
     /// # Errors
     /// When the file cannot be read, a key is missing or wrong, or the architecture is not supported.
     pub fn load(directory: &Path) -> Result<Self, ModelError> {
-        let file = directory.join("config.json");
-        let text = std::fs::read_to_string(&file).map_err(|source| ModelError::Read {
-            file: file.clone(),
-            source,
-        })?;
-        let value =
-            serde_json::from_str(&text).map_err(|source| ModelError::Json { file, source })?;
-        Self::from_json(&value)
+        Self::from_json(&read_json(&directory.join("config.json"))?)
     }
 
     /// Reads the content of a `config.json`.
@@ -258,34 +252,7 @@ impl LlamaConfig {
     }
 }
 
-/// Typed access to the keys of a `config.json`.
-struct Keys<'a>(&'a Value);
-
 impl Keys<'_> {
-    fn size(&self, key: &'static str) -> Result<usize, ModelError> {
-        self.optional_size(key)?
-            .ok_or_else(|| self.wrong(key, "a positive integer"))
-    }
-
-    fn optional_size(&self, key: &'static str) -> Result<Option<usize>, ModelError> {
-        match self.0.get(key) {
-            None | Some(Value::Null) => Ok(None),
-            Some(value) => match value.as_u64() {
-                // Sizes are multiplied with each other: 2^31 leaves room in 64 bits.
-                Some(size) if size > 0 && size < 1 << 31 => Ok(Some(size as usize)),
-                _ => Err(self.wrong(key, "a positive integer below 2^31")),
-            },
-        }
-    }
-
-    fn number(&self, key: &'static str) -> Result<Option<f64>, ModelError> {
-        number(self.0.get(key)).map_err(|()| self.wrong(key, "a number"))
-    }
-
-    fn flag(&self, key: &str) -> bool {
-        self.0.get(key).and_then(Value::as_bool).unwrap_or(false)
-    }
-
     /// One id, a list of ids, or none.
     fn ids(&self, key: &str) -> Vec<u32> {
         let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
@@ -293,18 +260,6 @@ impl Keys<'_> {
             Some(Value::Array(list)) => list.iter().filter_map(id).collect(),
             Some(value) => id(value).into_iter().collect(),
             None => Vec::new(),
-        }
-    }
-
-    fn wrong(&self, key: &str, expected: &'static str) -> ModelError {
-        let found = self
-            .0
-            .get(key)
-            .map_or_else(|| "missing".to_owned(), |value| format!("`{value}`"));
-        ModelError::Key {
-            key: key.to_owned(),
-            found,
-            expected,
         }
     }
 

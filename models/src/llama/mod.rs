@@ -18,6 +18,5 @@ mod train;
 
 pub use cache::{KeyValueCache, Segment};
 pub use config::LlamaConfig;
-pub use load::{device_tensor, host_tensor};
 pub use model::{Block, Llama};
-pub use train::{Gradients, TokenBatch};
+pub use train::TokenBatch;

@@ -1,15 +1,12 @@
 //! Loss and gradients of one micro-batch.
 
-use std::collections::BTreeMap;
-
 use burn::tensor::{Device, Tensor};
-use temper_adapters::{Param, Parameters};
+use temper_adapters::Parameters;
 
 use super::Llama;
-use crate::{IGNORE, Layout, ModelError, cross_entropy_sum};
-
-/// Gradients by parameter name, flat, f32, plain.
-pub type Gradients = BTreeMap<String, Tensor<1>>;
+use crate::gradients::{backward_from, collect};
+use crate::ops::plain;
+use crate::{Gradients, IGNORE, Layout, ModelError, cross_entropy_sum};
 
 /// A micro-batch of token ids `[B, T]`, row-major.
 ///
@@ -192,28 +189,5 @@ impl Llama {
     pub fn zero(&self) -> Tensor<1> {
         let device: Device = self.device();
         Tensor::zeros([1], &device)
-    }
-}
-
-/// Back-propagates `upstream` from `output`.
-fn backward_from(output: Tensor<2>, upstream: Tensor<2>) -> burn::tensor::Gradients {
-    (output * Tensor::from_inner(upstream)).sum().backward()
-}
-
-fn plain(loss: &Tensor<1>) -> Tensor<1> {
-    if loss.is_autodiff() {
-        loss.clone().inner()
-    } else {
-        loss.clone()
-    }
-}
-
-fn collect(param: &Param, gradients: &mut burn::tensor::Gradients, sums: &mut Gradients) {
-    if let Some(gradient) = param.grad(gradients) {
-        let sum = match sums.remove(param.name()) {
-            Some(sum) => sum + gradient,
-            None => gradient,
-        };
-        sums.insert(param.name().to_owned(), sum);
     }
 }
