@@ -1,5 +1,6 @@
 //! A model's weights: one file or a sharded directory, mapped, read tensor by tensor.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use safetensors::Dtype;
 use super::host::floats;
 use super::mapped::MappedFile;
 use super::near::near;
+use super::view::transpose;
 use super::{HostTensor, IndexProblem, WeightsError, index};
 
 /// File names of a model directory, tried in this order.
@@ -69,16 +71,19 @@ impl NameReport {
 #[derive(Debug)]
 pub struct Checkpoint {
     root: PathBuf,
-    files: Vec<MappedFile>,
+    files: Arc<Vec<MappedFile>>,
     tensors: BTreeMap<String, Place>,
     warnings: Vec<String>,
 }
 
-#[derive(Debug)]
-struct Place {
+/// Where a tensor lies.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
     file: usize,
-    span: Range<usize>,
-    info: TensorInfo,
+    pub(crate) span: Range<usize>,
+    pub(crate) info: TensorInfo,
+    /// The values lie column by column: `info.shape` is that of the transpose.
+    pub(crate) transposed: bool,
 }
 
 impl Checkpoint {
@@ -171,13 +176,20 @@ impl Checkpoint {
         })
     }
 
-    /// The bytes of tensor `name` where they lie in the map; nothing is copied.
+    /// The bytes of tensor `name` where they lie in the map; only a transposed [`View`](super::View) is copied.
     ///
     /// # Errors
     /// [`WeightsError::MissingTensor`].
-    pub fn bytes(&self, name: &str) -> Result<&[u8], WeightsError> {
+    pub fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, WeightsError> {
         let place = self.place(name)?;
-        Ok(self.files[place.file].bytes(place.span.clone()))
+        let bytes = self.files[place.file].bytes(place.span.clone());
+        Ok(match place.info.shape.as_slice() {
+            [rows, columns] if place.transposed => {
+                let size = bytes.len() / (rows * columns).max(1);
+                transpose(bytes, [*rows, *columns], size).into()
+            }
+            _ => bytes.into(),
+        })
     }
 
     /// A copy of tensor `name` in its own dtype.
@@ -186,8 +198,12 @@ impl Checkpoint {
     /// [`WeightsError::MissingTensor`].
     pub fn read(&self, name: &str) -> Result<HostTensor, WeightsError> {
         let info = &self.place(name)?.info;
-        HostTensor::new(info.dtype, info.shape.clone(), self.bytes(name)?.to_vec())
-            .map_err(|error| error.in_tensor(&info.file, name))
+        HostTensor::new(
+            info.dtype,
+            info.shape.clone(),
+            self.bytes(name)?.into_owned(),
+        )
+        .map_err(|error| error.in_tensor(&info.file, name))
     }
 
     /// The values of tensor `name`, widened from F16 or BF16, rounded from F64.
@@ -197,7 +213,7 @@ impl Checkpoint {
     /// [`WeightsError::Tensor`] for other types.
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>, WeightsError> {
         let info = &self.place(name)?.info;
-        floats(info.dtype, self.bytes(name)?).map_err(|error| error.in_tensor(&info.file, name))
+        floats(info.dtype, &self.bytes(name)?).map_err(|error| error.in_tensor(&info.file, name))
     }
 
     /// Lets the system drop the pages of tensor `name`, keeping memory at one tensor's size while
@@ -230,7 +246,7 @@ impl Checkpoint {
         report
     }
 
-    fn place(&self, name: &str) -> Result<&Place, WeightsError> {
+    pub(crate) fn place(&self, name: &str) -> Result<&Place, WeightsError> {
         self.tensors
             .get(name)
             .ok_or_else(|| WeightsError::MissingTensor {
@@ -280,6 +296,7 @@ impl Checkpoint {
                     file: number,
                     span: entry.span.clone(),
                     info,
+                    transposed: false,
                 };
                 if tensors.insert(name.clone(), place).is_some() {
                     return Err(WeightsError::DuplicateTensor {
@@ -291,10 +308,20 @@ impl Checkpoint {
         }
         Ok(Self {
             root: root.to_owned(),
-            files,
+            files: Arc::new(files),
             tensors,
             warnings: Vec::new(),
         })
+    }
+
+    /// Another table of tensors over the same files.
+    pub(crate) fn over_the_same_files(&self, tensors: BTreeMap<String, Place>) -> Self {
+        Self {
+            root: self.root.clone(),
+            files: Arc::clone(&self.files),
+            tensors,
+            warnings: self.warnings.clone(),
+        }
     }
 }
 

@@ -282,7 +282,7 @@ fn shards_are_read_through_the_index() {
     assert!(weights.info("c").unwrap().file.ends_with("two.safetensors"));
     assert!(weights.warnings().is_empty());
     weights.release("c");
-    assert_eq!(weights.bytes("c").unwrap(), [7; 4]);
+    assert_eq!(*weights.bytes("c").unwrap(), [7; 4]);
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod mapped;
 mod model_writer;
 pub(crate) mod near;
 mod shard_plan;
+mod view;
 mod write;
 
 pub use checkpoint::{Checkpoint, NameReport, TensorInfo};
@@ -27,6 +28,7 @@ pub(crate) use index::read_limited;
 pub use model_writer::{SaveModel, save_model};
 pub use safetensors::Dtype;
 pub use shard_plan::TensorSpec;
+pub use view::View;
 pub use write::{save_safetensors, write_atomically};
 
 #[cfg(test)]
