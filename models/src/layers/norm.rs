@@ -1,0 +1,54 @@
+//! Normalisation with a weight and a bias.
+
+use burn::tensor::Tensor;
+use temper_adapters::Param;
+
+use super::composed::{group_norm, layer_norm};
+use super::{Part, PartMut, Parts};
+use crate::ModelError;
+use crate::weights::ParamSource;
+
+/// Weight and bias `[C]` of a group or layer normalisation, in f32.
+#[derive(Clone, Debug)]
+pub(crate) struct Norm {
+    weight: Param,
+    bias: Param,
+    eps: f64,
+}
+
+impl Norm {
+    /// The parameters `module.weight` and `module.bias`.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub(crate) fn build(source: &ParamSource, module: &str, eps: f64) -> Result<Self, ModelError> {
+        Ok(Self {
+            weight: source.param(&format!("{module}.weight"))?,
+            bias: source.param(&format!("{module}.bias"))?,
+            eps,
+        })
+    }
+
+    /// Over `groups` groups of the channels of `x: [B, C, H, W]`; with `activate` followed by SiLU.
+    pub(crate) fn group(&self, x: Tensor<4>, groups: usize, activate: bool) -> Tensor<4> {
+        let (weight, bias) = (self.weight.get(), self.bias.get());
+        group_norm(x, groups, &weight, &bias, self.eps, activate)
+    }
+
+    /// Over the last axis of `x: [B, T, C]`.
+    pub(crate) fn layer(&self, x: Tensor<3>) -> Tensor<3> {
+        layer_norm(x, &self.weight.get(), &self.bias.get(), self.eps)
+    }
+}
+
+impl Parts for Norm {
+    fn parts(&self, visit: &mut dyn FnMut(Part<'_>)) {
+        visit(Part::Param(&self.weight));
+        visit(Part::Param(&self.bias));
+    }
+
+    fn parts_mut(&mut self, visit: &mut dyn FnMut(PartMut<'_>)) {
+        visit(PartMut::Param(&mut self.weight));
+        visit(PartMut::Param(&mut self.bias));
+    }
+}
