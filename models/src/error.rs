@@ -96,6 +96,24 @@ pub enum ModelError {
         /// Rows of the embedding.
         vocabulary: usize,
     },
+    /// More layers skipped than there are.
+    #[error("clip_skip of {skip} layers, but the text encoder has {layers}")]
+    ClipSkip {
+        /// Layers to leave out.
+        skip: usize,
+        /// Layers of the model.
+        layers: usize,
+    },
+    /// Images of a size that the model does not take.
+    #[error(
+        "images are {found:?} (channels, height, width), the model takes {expected:?}; resize and crop them first"
+    )]
+    ImageSize {
+        /// Channels, height, width.
+        found: [usize; 3],
+        /// The same, as the model needs them.
+        expected: [usize; 3],
+    },
     /// More tokens than the model can place.
     #[error(
         "{tokens} tokens exceed {limit}, the model's {what}; shorten the input or lower `data.max_length`"

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::ModelError;
 
@@ -58,6 +58,47 @@ impl<'a> Keys<'a> {
         self.get(key).and_then(Value::as_bool).unwrap_or(false)
     }
 
+    /// Whether `key` is true; `default` when it is absent.
+    pub(crate) fn flag_or(&self, key: &str, default: bool) -> Result<bool, ModelError> {
+        match self.get(key) {
+            None => Ok(default),
+            Some(value) => value
+                .as_bool()
+                .ok_or_else(|| self.wrong(key, "true or false")),
+        }
+    }
+
+    /// A list of sizes, not empty, that may be absent.
+    pub(crate) fn sizes(&self, key: &str) -> Result<Option<Vec<usize>>, ModelError> {
+        let wrong = || self.wrong(key, "a list of positive integers below 2^31");
+        let sizes = |value: &Value| -> Option<Vec<usize>> {
+            let list = value.as_array().filter(|list| !list.is_empty())?;
+            list.iter().map(size).collect()
+        };
+        self.get(key)
+            .map(|value| sizes(value).ok_or_else(wrong))
+            .transpose()
+    }
+
+    /// A text that may be absent.
+    pub(crate) fn text(&self, key: &str) -> Result<Option<&'a str>, ModelError> {
+        let wrong = || self.wrong(key, "a text");
+        self.get(key)
+            .map(|value| value.as_str().ok_or_else(wrong))
+            .transpose()
+    }
+
+    /// A list of texts that may be absent.
+    pub(crate) fn texts(&self, key: &str) -> Result<Option<Vec<&'a str>>, ModelError> {
+        let wrong = || self.wrong(key, "a list of texts");
+        let texts = |value: &'a Value| -> Option<Vec<&'a str>> {
+            value.as_array()?.iter().map(Value::as_str).collect()
+        };
+        self.get(key)
+            .map(|value| texts(value).ok_or_else(wrong))
+            .transpose()
+    }
+
     /// The error that `key` holds something other than `expected`.
     pub(crate) fn wrong(&self, key: &str, expected: &'static str) -> ModelError {
         let found = self
@@ -78,4 +119,17 @@ pub(crate) fn size(value: &Value) -> Option<usize> {
         .as_u64()
         .filter(|&size| size > 0 && size < 1 << 31)
         .map(|size| size as usize)
+}
+
+/// `source`, a file as it was read, with every key of `ours` set; those in `kept` stay as the file has them.
+pub(crate) fn merged(source: &Map<String, Value>, ours: Value, kept: &[&str]) -> Value {
+    let mut merged = source.clone();
+    if let Value::Object(ours) = ours {
+        for (key, value) in ours {
+            if !(kept.contains(&key.as_str()) && merged.contains_key(&key)) {
+                merged.insert(key, value);
+            }
+        }
+    }
+    Value::Object(merged)
 }

@@ -3,10 +3,9 @@
 use burn::tensor::Tensor;
 use temper_adapters::Param;
 
-use super::composed::{group_norm, layer_norm};
 use super::{Part, PartMut, Parts};
-use crate::ModelError;
 use crate::weights::ParamSource;
+use crate::{ModelError, group_norm, layer_norm};
 
 /// Weight and bias `[C]` of a group or layer normalisation, in f32.
 #[derive(Clone, Debug)]
@@ -32,7 +31,7 @@ impl Norm {
     /// Over `groups` groups of the channels of `x: [B, C, H, W]`; with `activate` followed by SiLU.
     pub(crate) fn group(&self, x: Tensor<4>, groups: usize, activate: bool) -> Tensor<4> {
         let (weight, bias) = (self.weight.get(), self.bias.get());
-        group_norm(x, groups, &weight, &bias, self.eps, activate)
+        group_norm(x, groups, self.eps, &weight, &bias, activate)
     }
 
     /// Over the last axis of `x: [B, T, C]`.

@@ -7,8 +7,7 @@ use serde_json::{Map, Value, json};
 use temper_adapters::peft::Module;
 
 use crate::ModelError;
-use crate::keys::{Keys, read_json};
-use crate::names::Names;
+use crate::keys::{Keys, merged, read_json};
 
 /// The architecture of an `AutoencoderKL`, under the names of its `config.json`.
 ///
@@ -90,7 +89,9 @@ impl VaeConfig {
     /// As [`Self::load`].
     pub fn from_json(value: &Value) -> Result<Self, ModelError> {
         let keys = Keys(value);
-        let widths = keys.sizes("block_out_channels")?.unwrap_or_else(|| vec![64]);
+        let widths = keys
+            .sizes("block_out_channels")?
+            .unwrap_or_else(|| vec![64]);
         check_supported(&keys, widths.len())?;
         let config = Self {
             in_channels: keys.optional_size("in_channels")?.unwrap_or(3),
@@ -120,7 +121,11 @@ impl VaeConfig {
             })
         };
         let groups = self.norm_num_groups;
-        if let Some(width) = self.block_out_channels.iter().find(|width| !width.is_multiple_of(groups)) {
+        if let Some(width) = self
+            .block_out_channels
+            .iter()
+            .find(|width| !width.is_multiple_of(groups))
+        {
             return wrong(
                 "block_out_channels",
                 width.to_string(),
@@ -128,8 +133,16 @@ impl VaeConfig {
             );
         }
         if self.block_out_channels.len() > 12 || self.layers_per_block > 100 {
-            let found = format!("{} levels of {}", self.block_out_channels.len(), self.layers_per_block);
-            return wrong("block_out_channels", found, "at most 12 levels of 100 layers");
+            let found = format!(
+                "{} levels of {}",
+                self.block_out_channels.len(),
+                self.layers_per_block
+            );
+            return wrong(
+                "block_out_channels",
+                found,
+                "at most 12 levels of 100 layers",
+            );
         }
         if !(self.scaling_factor.is_finite() && self.scaling_factor > 0.0) {
             return wrong(
@@ -158,7 +171,7 @@ impl VaeConfig {
             "up_block_types": vec!["UpDecoderBlock2D"; levels],
             "use_post_quant_conv": self.use_post_quant_conv, "use_quant_conv": self.use_quant_conv,
         });
-        crate::keys::merged(&self.source, ours, &["_class_name", "_diffusers_version"])
+        merged(&self.source, ours, &["_class_name", "_diffusers_version"])
     }
 
     /// How many times smaller latents are than images, along each side.
@@ -175,69 +188,19 @@ impl VaeConfig {
         }
     }
 
+    /// Width of the outermost level.
+    pub(super) fn first_width(&self) -> usize {
+        self.block_out_channels[0]
+    }
+
+    /// Width of the innermost level.
+    pub(super) fn inner_width(&self) -> usize {
+        self.block_out_channels[self.block_out_channels.len() - 1]
+    }
+
     /// Every tensor of the checkpoint: name and shape, in the order of the forward pass.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let mut names = Names::default();
-        self.encoder(&mut names);
-        let z = self.latent_channels;
-        if self.use_quant_conv {
-            names.conv("quant_conv", [2 * z, 2 * z], 1);
-        }
-        if self.use_post_quant_conv {
-            names.conv("post_quant_conv", [z, z], 1);
-        }
-        self.decoder(&mut names);
-        names.into_tensors()
-    }
-
-    fn encoder(&self, names: &mut Names) {
-        let widths = &self.block_out_channels;
-        let mut width = widths[0];
-        names.conv("encoder.conv_in", [width, self.in_channels], 3);
-        for (level, &next) in widths.iter().enumerate() {
-            let at = format!("encoder.down_blocks.{level}");
-            for layer in 0..self.layers_per_block {
-                resnet(names, &format!("{at}.resnets.{layer}"), [next, width]);
-                width = next;
-            }
-            if level + 1 < widths.len() {
-                names.conv(&format!("{at}.downsamplers.0.conv"), [width, width], 3);
-            }
-        }
-        self.mid("encoder.mid_block", width, names);
-        names.norm("encoder.conv_norm_out", width);
-        names.conv("encoder.conv_out", [2 * self.latent_channels, width], 3);
-    }
-
-    fn decoder(&self, names: &mut Names) {
-        let widths: Vec<usize> = self.block_out_channels.iter().rev().copied().collect();
-        let mut width = widths[0];
-        names.conv("decoder.conv_in", [width, self.latent_channels], 3);
-        self.mid("decoder.mid_block", width, names);
-        for (level, &next) in widths.iter().enumerate() {
-            let at = format!("decoder.up_blocks.{level}");
-            for layer in 0..=self.layers_per_block {
-                resnet(names, &format!("{at}.resnets.{layer}"), [next, width]);
-                width = next;
-            }
-            if level + 1 < widths.len() {
-                names.conv(&format!("{at}.upsamplers.0.conv"), [width, width], 3);
-            }
-        }
-        names.norm("decoder.conv_norm_out", width);
-        names.conv("decoder.conv_out", [self.out_channels, width], 3);
-    }
-
-    fn mid(&self, at: &str, width: usize, names: &mut Names) {
-        resnet(names, &format!("{at}.resnets.0"), [width, width]);
-        if self.mid_block_add_attention {
-            let at = format!("{at}.attentions.0");
-            names.norm(&format!("{at}.group_norm"), width);
-            for name in ["to_q", "to_k", "to_v", "to_out.0"] {
-                names.linear(&format!("{at}.{name}"), [width, width]);
-            }
-        }
-        resnet(names, &format!("{at}.resnets.1"), [width, width]);
+        super::coder::tensors(self)
     }
 
     /// Every module with parameters, known from the sizes alone.
@@ -248,16 +211,6 @@ impl VaeConfig {
     /// Number of parameters.
     pub fn parameter_count(&self) -> usize {
         crate::names::count(&self.tensors())
-    }
-}
-
-fn resnet(names: &mut Names, at: &str, [outputs, inputs]: [usize; 2]) {
-    names.norm(&format!("{at}.norm1"), inputs);
-    names.conv(&format!("{at}.conv1"), [outputs, inputs], 3);
-    names.norm(&format!("{at}.norm2"), outputs);
-    names.conv(&format!("{at}.conv2"), [outputs, outputs], 3);
-    if outputs != inputs {
-        names.conv(&format!("{at}.conv_shortcut"), [outputs, inputs], 1);
     }
 }
 
@@ -289,7 +242,7 @@ fn check_supported(keys: &Keys<'_>, levels: usize) -> Result<(), ModelError> {
         }
     }
     for key in ["latents_mean", "latents_std"] {
-        if keys.is_set(key) {
+        if keys.get(key).is_some() {
             return unsupported(
                 format!("`{key}`"),
                 "latents are normalised by `scaling_factor` and `shift_factor` alone",

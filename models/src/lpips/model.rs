@@ -1,0 +1,190 @@
+//! The distance. Shapes: B pairs of images, C channels.
+
+use std::path::Path;
+
+use burn::tensor::activation::relu;
+use burn::tensor::module::max_pool2d;
+use burn::tensor::ops::MaxPoolOptions;
+use burn::tensor::{Device, FloatDType, Tensor, TensorData};
+use temper_adapters::weights::{Checkpoint, View};
+use temper_adapters::{AdaptedConv2d, Param};
+
+use super::plan::{ALEX, Step, VGG};
+use crate::ModelError;
+use crate::weights::{ParamSource, Tensors};
+
+/// The means and deviations of ImageNet, for values in [−1, 1].
+const SHIFT: [f32; 3] = [-0.030, -0.088, -0.188];
+const SCALE: [f32; 3] = [0.458, 0.448, 0.450];
+
+/// The perceptual distance, for evaluation; always in f32.
+///
+/// # Examples
+/// ```no_run
+/// use burn::tensor::{Device, Tensor};
+/// use temper_models::Lpips;
+///
+/// let device = Device::flex();
+/// let lpips = Lpips::load(std::path::Path::new("lpips-alex"), &device)?;
+/// let image = Tensor::<4>::zeros([1, 3, 64, 64], &device);
+/// let distance = lpips.forward(image.clone(), image)?;
+/// assert_eq!(distance.into_scalar::<f32>(), 0.0);
+/// # Ok::<(), temper_models::ModelError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Lpips {
+    steps: &'static [Step],
+    convs: Vec<AdaptedConv2d>,
+    /// One weight a channel at each tap.
+    heads: Vec<Param>,
+}
+
+impl Lpips {
+    /// Loads a directory with `model.safetensors` (or the file itself), described at the head of this module.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the weights, naming file and tensor.
+    pub fn load(path: &Path, device: &Device) -> Result<Self, ModelError> {
+        Self::from_checkpoint(&Checkpoint::open(path)?, device)
+    }
+
+    /// The same from an opened checkpoint.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn from_checkpoint(checkpoint: &Checkpoint, device: &Device) -> Result<Self, ModelError> {
+        let checkpoint = torchvision_names(checkpoint)?;
+        let vgg = checkpoint.info("features.28.weight").is_some();
+        let steps = if vgg { VGG } else { ALEX };
+        let tensors = tensors(steps, &checkpoint)?;
+        let source = ParamSource::checkpoint(tensors, &checkpoint, FloatDType::F32, device)?;
+        let mut convs = Vec::new();
+        let mut heads = Vec::new();
+        for step in steps {
+            match *step {
+                Step::Conv(number, [_, stride, padding]) => {
+                    convs.push(source.conv(&format!("features.{number}"), stride, padding)?);
+                }
+                Step::Tap => heads.push(source.param(&head(heads.len()))?),
+                Step::Pool(..) => {}
+            }
+        }
+        Ok(Self {
+            steps,
+            convs,
+            heads,
+        })
+    }
+
+    /// The distance of each pair of images `[B, 3, H, W]` with values in [−1, 1], `[B]`.
+    ///
+    /// # Errors
+    /// [`ModelError::ImageSize`] when the two differ in shape, are not RGB, or are too small for the network's poolings.
+    pub fn forward(&self, a: Tensor<4>, b: Tensor<4>) -> Result<Tensor<1>, ModelError> {
+        let (found, expected) = (b.dims(), a.dims());
+        // The second of AlexNet's poolings needs 31 pixels, the four halvings of VGG 16.
+        let least = if self.steps == ALEX { 31 } else { 16 };
+        if found != expected || found[1] != 3 || found[2].min(found[3]) < least {
+            return Err(ModelError::ImageSize {
+                found: [found[1], found[2], found[3]],
+                expected: [3, expected[2].max(least), expected[3].max(least)],
+            });
+        }
+        let batch = found[0];
+        let both = Tensor::cat(vec![a, b], 0).cast(FloatDType::F32);
+        let total = self
+            .features(normalised(both))
+            .into_iter()
+            .zip(&self.heads)
+            .map(|(activations, head)| {
+                let unit = unit(activations);
+                let difference = unit.clone().narrow(0, 0, batch) - unit.narrow(0, batch, batch);
+                let weighted = difference.square() * head.get::<4>();
+                let [_, channels, height, width] = weighted.dims();
+                let positions = height * width;
+                let sums = weighted.reshape([batch, channels * positions]).sum_dim(1);
+                sums.reshape([batch]).div_scalar(positions as f64)
+            })
+            .reduce(|total, distance| total + distance);
+        match total {
+            Some(total) => Ok(total),
+            None => unreachable!("both networks have five taps"),
+        }
+    }
+
+    fn features(&self, x: Tensor<4>) -> Vec<Tensor<4>> {
+        let mut convs = self.convs.iter();
+        let mut taps = Vec::new();
+        self.steps.iter().fold(x, |x, step| match *step {
+            Step::Conv(..) => match convs.next() {
+                Some(conv) => relu(conv.forward(x)),
+                None => x,
+            },
+            Step::Pool(kernel, stride) => {
+                let options = MaxPoolOptions::new([kernel; 2]).with_stride([stride; 2]);
+                max_pool2d(x, options)
+            }
+            Step::Tap => {
+                taps.push(x.clone());
+                x
+            }
+        });
+        taps
+    }
+}
+
+fn normalised(x: Tensor<4>) -> Tensor<4> {
+    let device = x.device();
+    let channels = |values: [f32; 3]| {
+        Tensor::<4>::from_data(TensorData::new(values.to_vec(), [1, 3, 1, 1]), &device)
+    };
+    (x - channels(SHIFT)) / channels(SCALE)
+}
+
+/// Unit length over the channels at each position.
+fn unit(x: Tensor<4>) -> Tensor<4> {
+    let length = x.clone().square().sum_dim(1).sqrt() + 1e-10;
+    x / length
+}
+
+fn head(tap: usize) -> String {
+    format!("lin{tap}.model.1.weight")
+}
+
+/// Names and shapes of the network, whose widths are those of the file.
+fn tensors(steps: &[Step], checkpoint: &Checkpoint) -> Result<Tensors, ModelError> {
+    let mut tensors = Tensors::new();
+    let (mut width, mut taps) = (3, 0);
+    for step in steps {
+        match *step {
+            Step::Conv(number, [kernel, ..]) => {
+                let name = format!("features.{number}.weight");
+                let outputs = checkpoint.info(&name).and_then(|info| info.shape.first());
+                let outputs = outputs.copied().unwrap_or(width);
+                tensors.push((name, vec![outputs, width, kernel, kernel]));
+                tensors.push((format!("features.{number}.bias"), vec![outputs]));
+                width = outputs;
+            }
+            Step::Tap => {
+                tensors.push((head(taps), vec![1, width, 1, 1]));
+                taps += 1;
+            }
+            Step::Pool(..) => {}
+        }
+    }
+    Ok(tensors)
+}
+
+/// `net.slice2.3.weight` of the published package is `features.3.weight`; what it holds twice or torchvision's classifier has no use.
+fn torchvision_names(checkpoint: &Checkpoint) -> Result<Checkpoint, ModelError> {
+    let view = |from: &str| {
+        let name = match from.strip_prefix("net.slice") {
+            Some(rest) => format!("features.{}", rest.split_once('.')?.1),
+            None => from.to_owned(),
+        };
+        let ours = name.starts_with("features.")
+            || (name.starts_with("lin") && !name.starts_with("lins."));
+        ours.then(|| View::new(from, name))
+    };
+    Ok(checkpoint.views(checkpoint.names().filter_map(view).collect::<Vec<_>>())?)
+}

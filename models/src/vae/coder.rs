@@ -1,0 +1,230 @@
+//! Encoder and decoder. Shapes: B images, Z latent channels, f = 2^(levels − 1).
+
+use burn::tensor::Tensor;
+use temper_adapters::AdaptedConv2d;
+
+use super::VaeConfig;
+use super::blocks::{EPS, Level, LevelPlan, Mid, Resize, resnet};
+use crate::ModelError;
+use crate::layers::{Norm, Part, PartMut, Parts};
+use crate::weights::{ParamSource, Tensors};
+
+fn conv(tensors: &mut Tensors, name: &str, [outputs, inputs]: [usize; 2], kernel: usize) {
+    tensors.push((
+        format!("{name}.weight"),
+        vec![outputs, inputs, kernel, kernel],
+    ));
+    tensors.push((format!("{name}.bias"), vec![outputs]));
+}
+
+fn norm(tensors: &mut Tensors, name: &str, width: usize) {
+    tensors.push((format!("{name}.weight"), vec![width]));
+    tensors.push((format!("{name}.bias"), vec![width]));
+}
+
+/// The levels of one side: `widths` outermost first in the encoder, innermost first in the decoder.
+fn levels(
+    config: &VaeConfig,
+    side: &str,
+    widths: &[usize],
+    layers: usize,
+    resize: Resize,
+) -> Vec<LevelPlan> {
+    let mut width = widths[0];
+    let mut plans = Vec::with_capacity(widths.len());
+    for (level, &next) in widths.iter().enumerate() {
+        let name = format!("{side}.{level}");
+        let mut block = |layer: usize| {
+            let plan = resnet(config, format!("{name}.resnets.{layer}"), [width, next]);
+            width = next;
+            plan
+        };
+        let resnets = (0..layers).map(&mut block).collect();
+        let last = level + 1 == widths.len();
+        let resize = if last { Resize::Keep } else { resize };
+        plans.push(LevelPlan {
+            name,
+            resnets,
+            resize,
+        });
+    }
+    plans
+}
+
+fn down(config: &VaeConfig) -> Vec<LevelPlan> {
+    let widths = &config.block_out_channels;
+    levels(
+        config,
+        "encoder.down_blocks",
+        widths,
+        config.layers_per_block,
+        Resize::Half,
+    )
+}
+
+fn up(config: &VaeConfig) -> Vec<LevelPlan> {
+    let widths: Vec<usize> = config.block_out_channels.iter().rev().copied().collect();
+    levels(
+        config,
+        "decoder.up_blocks",
+        &widths,
+        config.layers_per_block + 1,
+        Resize::Double,
+    )
+}
+
+/// Every tensor, in the order of the forward pass.
+pub(super) fn tensors(config: &VaeConfig) -> Tensors {
+    let mut all = Tensors::new();
+    let (first, inner) = (config.first_width(), config.inner_width());
+    let z = config.latent_channels;
+    conv(&mut all, "encoder.conv_in", [first, config.in_channels], 3);
+    down(config).iter().for_each(|plan| plan.tensors(&mut all));
+    Mid::tensors(config, "encoder.mid_block", inner, &mut all);
+    norm(&mut all, "encoder.conv_norm_out", inner);
+    conv(&mut all, "encoder.conv_out", [2 * z, inner], 3);
+    if config.use_quant_conv {
+        conv(&mut all, "quant_conv", [2 * z; 2], 1);
+    }
+    if config.use_post_quant_conv {
+        conv(&mut all, "post_quant_conv", [z; 2], 1);
+    }
+    conv(&mut all, "decoder.conv_in", [inner, z], 3);
+    Mid::tensors(config, "decoder.mid_block", inner, &mut all);
+    up(config).iter().for_each(|plan| plan.tensors(&mut all));
+    norm(&mut all, "decoder.conv_norm_out", first);
+    conv(
+        &mut all,
+        "decoder.conv_out",
+        [config.out_channels, first],
+        3,
+    );
+    all
+}
+
+/// Images to the mean and log-variance of their latents.
+#[derive(Clone, Debug)]
+pub(super) struct Encoder {
+    conv_in: AdaptedConv2d,
+    down_blocks: Vec<Level>,
+    mid_block: Mid,
+    conv_norm_out: Norm,
+    conv_out: AdaptedConv2d,
+    quant_conv: Option<AdaptedConv2d>,
+    groups: usize,
+}
+
+impl Encoder {
+    pub(super) fn build(source: &ParamSource<'_>, config: &VaeConfig) -> Result<Self, ModelError> {
+        let levels = down(config);
+        let levels = levels.iter().map(|plan| Level::build(source, plan));
+        let quant_conv = config
+            .use_quant_conv
+            .then(|| source.conv("quant_conv", 1, 0));
+        Ok(Self {
+            conv_in: source.conv("encoder.conv_in", 1, 1)?,
+            down_blocks: levels.collect::<Result<_, _>>()?,
+            mid_block: Mid::build(source, config, "encoder.mid_block", config.inner_width())?,
+            conv_norm_out: Norm::build(source, "encoder.conv_norm_out", EPS)?,
+            conv_out: source.conv("encoder.conv_out", 1, 1)?,
+            quant_conv: quant_conv.transpose()?,
+            groups: config.norm_num_groups,
+        })
+    }
+
+    /// `[B, 3, H, W]` to `[B, 2Z, H/f, W/f]`.
+    pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let h = self.conv_in.forward(x);
+        let h = self.down_blocks.iter().fold(h, |h, level| level.forward(h));
+        let h = self.mid_block.forward(h);
+        let h = self
+            .conv_out
+            .forward(self.conv_norm_out.group(h, self.groups, true));
+        match &self.quant_conv {
+            Some(conv) => conv.forward(h),
+            None => h,
+        }
+    }
+}
+
+impl Parts for Encoder {
+    fn parts(&self, visit: &mut dyn FnMut(Part<'_>)) {
+        self.conv_in.parts(visit);
+        self.down_blocks.parts(visit);
+        self.mid_block.parts(visit);
+        self.conv_norm_out.parts(visit);
+        self.conv_out.parts(visit);
+        self.quant_conv.parts(visit);
+    }
+
+    fn parts_mut(&mut self, visit: &mut dyn FnMut(PartMut<'_>)) {
+        self.conv_in.parts_mut(visit);
+        self.down_blocks.parts_mut(visit);
+        self.mid_block.parts_mut(visit);
+        self.conv_norm_out.parts_mut(visit);
+        self.conv_out.parts_mut(visit);
+        self.quant_conv.parts_mut(visit);
+    }
+}
+
+/// Latents to images.
+#[derive(Clone, Debug)]
+pub(super) struct Decoder {
+    post_quant_conv: Option<AdaptedConv2d>,
+    conv_in: AdaptedConv2d,
+    mid_block: Mid,
+    up_blocks: Vec<Level>,
+    conv_norm_out: Norm,
+    conv_out: AdaptedConv2d,
+    groups: usize,
+}
+
+impl Decoder {
+    pub(super) fn build(source: &ParamSource<'_>, config: &VaeConfig) -> Result<Self, ModelError> {
+        let levels = up(config);
+        let levels = levels.iter().map(|plan| Level::build(source, plan));
+        let post = config.use_post_quant_conv;
+        let post_quant_conv = post.then(|| source.conv("post_quant_conv", 1, 0));
+        Ok(Self {
+            post_quant_conv: post_quant_conv.transpose()?,
+            conv_in: source.conv("decoder.conv_in", 1, 1)?,
+            mid_block: Mid::build(source, config, "decoder.mid_block", config.inner_width())?,
+            up_blocks: levels.collect::<Result<_, _>>()?,
+            conv_norm_out: Norm::build(source, "decoder.conv_norm_out", EPS)?,
+            conv_out: source.conv("decoder.conv_out", 1, 1)?,
+            groups: config.norm_num_groups,
+        })
+    }
+
+    /// `[B, Z, h, w]` to `[B, 3, h·f, w·f]`.
+    pub(super) fn forward(&self, z: Tensor<4>) -> Tensor<4> {
+        let h = match &self.post_quant_conv {
+            Some(conv) => conv.forward(z),
+            None => z,
+        };
+        let h = self.mid_block.forward(self.conv_in.forward(h));
+        let h = self.up_blocks.iter().fold(h, |h, level| level.forward(h));
+        self.conv_out
+            .forward(self.conv_norm_out.group(h, self.groups, true))
+    }
+}
+
+impl Parts for Decoder {
+    fn parts(&self, visit: &mut dyn FnMut(Part<'_>)) {
+        self.post_quant_conv.parts(visit);
+        self.conv_in.parts(visit);
+        self.mid_block.parts(visit);
+        self.up_blocks.parts(visit);
+        self.conv_norm_out.parts(visit);
+        self.conv_out.parts(visit);
+    }
+
+    fn parts_mut(&mut self, visit: &mut dyn FnMut(PartMut<'_>)) {
+        self.post_quant_conv.parts_mut(visit);
+        self.conv_in.parts_mut(visit);
+        self.mid_block.parts_mut(visit);
+        self.up_blocks.parts_mut(visit);
+        self.conv_norm_out.parts_mut(visit);
+        self.conv_out.parts_mut(visit);
+    }
+}
