@@ -4,6 +4,7 @@
 mod attach;
 mod cayley;
 mod conv;
+pub mod energy;
 mod linear;
 mod lora;
 mod oft;
