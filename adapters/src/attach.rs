@@ -180,7 +180,7 @@ fn adapter_slot(name: &str) -> Option<(String, Slot)> {
     .find_map(|(tail, slot)| Some((name.strip_suffix(tail)?.to_owned(), slot)))
 }
 
-fn parameter_name(tensor: &AdapterTensor) -> String {
+pub(crate) fn parameter_name(tensor: &AdapterTensor) -> String {
     let module = &tensor.module;
     match &tensor.slot {
         Slot::OftR => format!("{PREFIX}{module}.oft_R.weight"),
@@ -244,7 +244,7 @@ fn trained_names(
     names
 }
 
-fn fresh(
+pub(crate) fn fresh(
     config: &AdapterConfig,
     target: &Target,
     weight: &Tensor<2>,

@@ -134,6 +134,14 @@ impl Lora {
         &self.spec
     }
 
+    /// `strength` times the update.
+    #[must_use]
+    pub(crate) fn scaled(&self, strength: f64) -> Self {
+        let mut scaled = self.clone();
+        scaled.spec.scaling *= strength;
+        scaled
+    }
+
     /// Where dropout masks come from; `None` turns dropout off (evaluation).
     pub fn set_dropout(&mut self, source: Option<RandomSource>) {
         self.dropout_source = source;

@@ -166,6 +166,16 @@ impl Oft {
         self.parameter_mut().set((packed * scale).reshape([n]));
     }
 
+    /// The rotation of `strength` times the skew matrices, without COFT's bound.
+    #[must_use]
+    pub(crate) fn scaled(&self, strength: f64) -> Self {
+        let mut scaled = self.clone();
+        scaled.spec.tau = None;
+        let values = self.packed.plain().mul_scalar(strength);
+        scaled.parameter_mut().set(values);
+        scaled
+    }
+
     /// The largest `|RᵀR − I|` over all blocks: 1e-6 for the exact rotation, larger for the truncated series.
     pub fn orthogonality_error(&self) -> f32 {
         let r = plain(self.rotation());

@@ -36,6 +36,7 @@ pub use keys::Slot;
 pub use lora::LoraConfig;
 pub use matching::is_target;
 pub use oft::OftConfig;
+pub(crate) use python_json::to_text as python_text;
 pub use resolve::{Module, ModuleKind, Resolution, Target, TargetRule, resolve};
 
 #[cfg(test)]
