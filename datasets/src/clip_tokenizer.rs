@@ -377,3 +377,6 @@ fn text_of(value: &Value) -> Option<String> {
     let text = value.as_str().or_else(|| value.get("content")?.as_str())?;
     Some(text.to_owned())
 }
+
+#[cfg(test)]
+mod tests;

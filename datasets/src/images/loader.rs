@@ -14,6 +14,7 @@ use super::canny::canny;
 use super::photo::Photo;
 use super::place::{Crop, Placement, Prepared, reduce_mask};
 use super::read;
+use super::resize::covering_size;
 use super::set::{Hints, ImageSet, Masks};
 use crate::bytes::{hash_part, hex};
 use crate::error::{DataError, Result};
@@ -79,11 +80,37 @@ impl ImageLoader {
             epoch: Mutex::default(),
             cache: Mutex::default(),
         };
+        loader.refuse_extreme_shapes()?;
         if loader.steps_per_epoch() == 0 {
             let reason = "is larger than every group of images of one size, and `drop_last` is set";
             return Err(DataError::setting("batch_size", reason));
         }
         Ok(loader)
+    }
+
+    /// A photograph of a few rows would have millions of columns when its shorter side has the training size.
+    fn refuse_extreme_shapes(&self) -> Result<()> {
+        let targets: BTreeSet<(usize, usize)> = self.sizes.iter().copied().collect();
+        let own = self.instance.entries().iter().zip(&self.sizes);
+        let own = own.map(|(entry, size)| (&self.instance, entry, *size));
+        let class = self.class.iter().flat_map(|set| {
+            let pairs = set
+                .entries()
+                .iter()
+                .flat_map(|entry| targets.iter().map(move |size| (entry, *size)));
+            pairs.map(move |(entry, size)| (set, entry, size))
+        });
+        for (set, entry, size) in own.chain(class) {
+            let (width, height) = covering_size((entry.width, entry.height), size);
+            if (width as u64).saturating_mul(height as u64) > set.config().read.max_pixels {
+                let reason = format!(
+                    "its {} × {} pixels would be scaled to {width} × {height} to fill {} × {}; crop it",
+                    entry.width, entry.height, size.0, size.1
+                );
+                return Err(DataError::image(&entry.path, reason));
+            }
+        }
+        Ok(())
     }
 
     /// The settings.
@@ -118,9 +145,12 @@ impl ImageLoader {
             *counts.entry(*size).or_default() += self.instance.config().repeats;
         }
         let batch = self.config.batch_size;
-        let steps = counts.values().map(|count| match self.config.drop_last {
-            true => count / batch,
-            false => count.div_ceil(batch),
+        let steps = counts.values().map(|count| {
+            if self.config.drop_last {
+                count / batch
+            } else {
+                count.div_ceil(batch)
+            }
         });
         steps.sum::<usize>() as u64
     }

@@ -21,6 +21,8 @@ mod read;
 mod resize;
 mod scan;
 mod set;
+#[cfg(test)]
+mod tests;
 
 pub use batch::{BatchPlan, ImageBatch, ImageExample, ImageLoaderConfig, PlannedExample};
 pub use bucket::{Buckets, nearest_bucket};

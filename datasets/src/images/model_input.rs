@@ -1,4 +1,4 @@
-//! Pictures as image models (CLIP, ViT) want them.
+//! Pictures as image models (CLIP, `ViT`) want them.
 
 use std::path::Path;
 
@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::photo::Photo;
 use super::place::Placement;
+use super::read::ReadOptions;
 use super::resize::{Filter, covering_size, resize};
 use crate::error::{DataError, Result};
 
@@ -51,7 +52,7 @@ impl ModelInput {
             crop: [size, size],
             filter: Filter::Bicubic,
             mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
-            std: [0.268_629_54, 0.261_302_58, 0.275_777_1],
+            std: [0.268_629_54, 0.261_302_6, 0.275_777_1],
         }
     }
 
@@ -142,6 +143,10 @@ impl ModelInput {
             ResizeMode::Exact(height, width) => (width, height),
         };
         let [rows, columns] = self.crop;
+        if (width as u64).saturating_mul(height as u64) > ReadOptions::default().max_pixels {
+            let reason = format!("would scale a picture to {width} × {height}; crop it first");
+            return Err(DataError::setting("resize", reason));
+        }
         let fits = rows <= height && columns <= width && rows > 0 && columns > 0;
         if !fits || photo.rgb.is_empty() {
             let reason =

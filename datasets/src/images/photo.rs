@@ -119,6 +119,7 @@ impl Photo {
     }
 
     /// The part that begins at column `left` and row `top`; what lies outside is cut off.
+    #[must_use]
     pub fn crop(&self, left: usize, top: usize, width: usize, height: usize) -> Self {
         let left = left.min(self.width);
         let top = top.min(self.height);

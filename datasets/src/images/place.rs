@@ -115,13 +115,13 @@ impl Prepared {
         filter: Filter,
     ) -> Self {
         let to = (size[1], size[0]);
-        let scaled = |photo: &Photo, plane: &[u8], channels| {
-            resize_plane(plane, (photo.width, photo.height), channels, to, filter)
-        };
+        let from = |photo: &Photo| (photo.width, photo.height);
+        let colours = |photo: &Photo| resize_plane::<3>(&photo.rgb, from(photo), to, filter);
+        let grey = |photo: &Photo| resize_plane::<1>(&photo.luma(), from(photo), to, filter);
         Self {
-            rgb: scaled(photo, &photo.rgb, 3),
-            mask: mask.map(|mask| scaled(mask, &mask.luma(), 1)),
-            hint: hint.map(|hint| scaled(hint, &hint.rgb, 3)),
+            rgb: colours(photo),
+            mask: mask.map(grey),
+            hint: hint.map(colours),
         }
     }
 

@@ -92,20 +92,20 @@ fn taps(input: usize, output: usize, filter: Filter) -> Vec<Taps> {
     (0..output).map(one).collect()
 }
 
-/// Resamples rows: `[height, width, channels]` to `[height, output, channels]`.
-fn rows(plane: &[u8], width: usize, channels: usize, output: usize, filter: Filter) -> Vec<u8> {
+/// Resamples rows of `C` channels: `[height, width, C]` to `[height, output, C]`.
+fn rows<const C: usize>(plane: &[u8], width: usize, output: usize, filter: Filter) -> Vec<u8> {
     let taps = taps(width, output, filter);
     let mut out = Vec::with_capacity(plane.len() / width.max(1) * output);
-    for row in plane.chunks_exact(width * channels) {
+    for row in plane.chunks_exact(width * C) {
         for tap in &taps {
-            for channel in 0..channels {
-                let samples = row.iter().skip(tap.first * channels + channel);
-                let pairs = samples.step_by(channels).zip(&tap.weights);
-                let sum: i32 = pairs
-                    .map(|(sample, weight)| i32::from(*sample) * weight)
-                    .sum();
-                out.push(rounded(sum));
+            let mut sums = [0_i32; C];
+            let pixels = row[tap.first * C..].chunks_exact(C);
+            for (pixel, weight) in pixels.zip(&tap.weights) {
+                for (sum, sample) in sums.iter_mut().zip(pixel) {
+                    *sum += i32::from(*sample) * weight;
+                }
             }
+            out.extend(sums.map(rounded));
         }
     }
     out
@@ -132,23 +132,22 @@ fn rounded(sum: i32) -> u8 {
     ((sum + (1 << (PRECISION - 1))) >> PRECISION).clamp(0, 255) as u8
 }
 
-/// Resamples a plane `[height, width, channels]`; a direction that keeps its size is left alone.
-pub(super) fn resize_plane(
+/// Resamples a plane of `C` channels, `[height, width, C]`; a direction that keeps its size is left alone.
+pub(super) fn resize_plane<const C: usize>(
     plane: &[u8],
     (width, height): (usize, usize),
-    channels: usize,
     (to_width, to_height): (usize, usize),
     filter: Filter,
 ) -> Vec<u8> {
     let wide = if to_width == width {
         plane.to_vec()
     } else {
-        rows(plane, width, channels, to_width, filter)
+        rows::<C>(plane, width, to_width, filter)
     };
     if to_height == height {
         return wide;
     }
-    columns(&wide, height, to_width * channels, to_height, filter)
+    columns(&wide, height, to_width * C, to_height, filter)
 }
 
 /// Resamples a picture and its opacity; a side of 0 is taken as 1.
@@ -166,8 +165,8 @@ pub fn resize(photo: &Photo, width: usize, height: usize, filter: Filter) -> Pho
     Photo {
         width: to.0,
         height: to.1,
-        rgb: resize_plane(&photo.rgb, from, 3, to, filter),
-        alpha: alpha.map(|alpha| resize_plane(alpha, from, 1, to, filter)),
+        rgb: resize_plane::<3>(&photo.rgb, from, to, filter),
+        alpha: alpha.map(|alpha| resize_plane::<1>(alpha, from, to, filter)),
     }
 }
 

@@ -194,9 +194,9 @@ impl ImageSet {
         let listed = if config.captions == Captions::Metadata {
             listing::from_metadata(config)?
         } else {
-            let skip: Vec<&Path> = [&config.masks_folder(), &config.hints_folder()]
+            let skip: Vec<&Path> = [config.masks_folder(), config.hints_folder()]
                 .into_iter()
-                .filter_map(|folder| *folder)
+                .flatten()
                 .collect();
             let scan = scan(&config.folder, config.recursive, &skip)?;
             report.hidden = scan.hidden;
@@ -262,7 +262,7 @@ impl ImageSet {
         hasher.update(self.config.read.background);
         for part in [
             format!("{:?}", self.config.hints),
-            format!("{:?}", self.masks_kind()),
+            format!("{:?}", self.config.masks),
         ] {
             // Folders may move; what they hold is hashed with each image.
             let kind = part.split(['(', '"']).next().unwrap_or_default();
@@ -274,10 +274,6 @@ impl ImageSet {
             hash_part(&mut hasher, entry.caption.as_bytes());
         }
         hex(&hasher.finalize())
-    }
-
-    fn masks_kind(&self) -> &Masks {
-        &self.config.masks
     }
 
     /// Reads the photograph of an entry again.
