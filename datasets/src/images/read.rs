@@ -157,11 +157,6 @@ fn open<'a>(
 ) -> Result<Box<dyn ImageDecoder + 'a>> {
     let bad = |error: image::ImageError| DataError::image(path, undecodable(format, &error));
     let mut reader = image::ImageReader::with_format(Cursor::new(bytes), format);
-    // Judged below with both numbers; what is left for the decoder is to bound its own buffers.
-    reader.no_limits();
-    let mut decoder = reader.into_decoder().map_err(bad)?;
-    let (width, height) = decoder.dimensions();
-    check_size(width as usize, height as usize, path, options)?;
     let mut limits = Limits::no_limits();
     // Eight bytes are a pixel of 16-bit RGBA; twice that and a little for what decoders hold beside it.
     limits.max_alloc = Some(
@@ -170,8 +165,29 @@ fn open<'a>(
             .saturating_mul(16)
             .saturating_add(1 << 24),
     );
+    // Sizes are judged here, with both numbers in the message.
+    reader.no_limits();
+    if format == ImageFormat::Png {
+        // Texts and profiles may stand before the pixels and be bombs themselves.
+        reader.limits(limits.clone());
+        if let Some([width, height]) = png_size(bytes) {
+            check_size(width, height, path, options)?;
+        }
+    }
+    let mut decoder = reader.into_decoder().map_err(bad)?;
+    let (width, height) = decoder.dimensions();
+    check_size(width as usize, height as usize, path, options)?;
     decoder.set_limits(limits).map_err(bad)?;
     Ok(Box::new(decoder))
+}
+
+/// Width and height, which stand first in every PNG.
+fn png_size(bytes: &[u8]) -> Option<[usize; 2]> {
+    let side = |at: usize| {
+        let number = bytes.get(at..at + 4)?.try_into().ok()?;
+        Some(u32::from_be_bytes(number) as usize)
+    };
+    Some([side(16)?, side(20)?])
 }
 
 fn check_size(width: usize, height: usize, path: &Path, options: &ReadOptions) -> Result<()> {

@@ -14,6 +14,15 @@ fn error_of(bytes: &[u8]) -> String {
     text
 }
 
+/// A PNG that claims a size, with no pixels behind its header.
+fn claimed(width: u32, height: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, width, height);
+    encoder.set_color(png::ColorType::Rgb);
+    drop(encoder.write_header().unwrap());
+    bytes
+}
+
 #[test]
 fn a_jpeg_cut_off_anywhere_is_refused() {
     for name in [
@@ -61,6 +70,12 @@ fn a_png_cut_off_before_its_last_pixels_is_refused() {
 
 #[test]
 fn images_beyond_the_limit_are_refused_by_their_header_with_both_numbers() {
+    let text = error_of(&claimed(30_000, 30_000));
+    for number in ["30000 × 30000", "900000000", "67108864"] {
+        assert!(text.contains(number), "{number} in {text}");
+    }
+    // Long, but not large: what is wrong is that nothing follows the header.
+    assert!(!error_of(&claimed(30_000, 20)).contains("limit"));
     let options = ReadOptions {
         max_pixels: 100,
         ..ReadOptions::default()
