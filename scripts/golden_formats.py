@@ -14,6 +14,7 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
+from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import CLIPTextModel
 
@@ -38,6 +39,15 @@ StableDiffusionPipeline.save_lora_weights(
     unet_lora_adapter_metadata=of_unet.to_dict(),
     text_encoder_lora_adapter_metadata=of_text.to_dict(),
 )
+# The library orders the texts of a header at random; the fixture is the one in which they are sorted.
+file = OUT / "pytorch_lora_weights.safetensors"
+while True:
+    with safe_open(file, "pt") as opened:
+        tensors, texts = {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata()
+    raw = file.read_bytes()
+    if raw.index(b'"format"') < raw.index(b'"lora_adapter_metadata"'):
+        break
+    save_file(tensors, file, texts)
 unet.fuse_lora()
 after = {name: unet.get_submodule(name).get_base_layer().weight.detach() for name in LAYERS}
 merged = {f"before.{name}": weight for name, weight in before.items()}
