@@ -82,6 +82,18 @@ pub enum ModelError {
         /// How many more there are.
         more: usize,
     },
+    /// An input does not fit the model.
+    #[error("input `{tensor}` has {found}, but the model takes {expected}{hint}")]
+    Input {
+        /// The input, under its name in the peer library.
+        tensor: &'static str,
+        /// What it has: a size or a count, with its unit.
+        found: String,
+        /// What the configuration calls for.
+        expected: String,
+        /// What else to say, with its own punctuation, or nothing.
+        hint: &'static str,
+    },
     /// A token id outside the vocabulary.
     #[error(
         "token id {id} at row {row}, column {column} is outside the vocabulary of {vocabulary}; is this the model's own tokenizer?"

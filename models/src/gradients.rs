@@ -9,7 +9,7 @@ use temper_adapters::Param;
 pub type Gradients = BTreeMap<String, Tensor<1>>;
 
 /// Back-propagates `upstream` (plain) from `output`, in f32: only the gradient of the product is used, and in f16 it may overflow.
-pub(crate) fn backward_from<const D: usize>(
+pub fn backward_from<const D: usize>(
     output: Tensor<D>,
     upstream: Tensor<D>,
 ) -> burn::tensor::Gradients {
@@ -19,11 +19,7 @@ pub(crate) fn backward_from<const D: usize>(
 }
 
 /// Adds the gradient of `param`, if there is one, to `sums`.
-pub(crate) fn collect(
-    param: &Param,
-    gradients: &mut burn::tensor::Gradients,
-    sums: &mut Gradients,
-) {
+pub fn collect(param: &Param, gradients: &mut burn::tensor::Gradients, sums: &mut Gradients) {
     if let Some(gradient) = param.grad(gradients) {
         let sum = match sums.remove(param.name()) {
             Some(sum) => sum + gradient,
@@ -38,5 +34,30 @@ fn wide<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
         tensor
     } else {
         tensor.cast(FloatDType::F32)
+    }
+}
+
+/// `value` (plain) as a leaf of a new graph when its gradient is wanted, as a constant otherwise.
+pub(crate) fn leaf<const D: usize>(value: Tensor<D>, wanted: bool) -> Tensor<D> {
+    if wanted {
+        Tensor::from_inner(value).require_grad()
+    } else {
+        value
+    }
+}
+
+/// Whether a gradient flows into `tensor`.
+pub(crate) fn tracked<const D: usize>(tensor: &Tensor<D>) -> bool {
+    tensor.is_autodiff() && tensor.is_tracked()
+}
+
+/// The sum of two gradients of which either may be missing.
+pub(crate) fn add<const D: usize>(
+    sum: Option<Tensor<D>>,
+    gradient: Option<Tensor<D>>,
+) -> Option<Tensor<D>> {
+    match (sum, gradient) {
+        (Some(sum), Some(gradient)) => Some(sum + gradient),
+        (sum, gradient) => sum.or(gradient),
     }
 }

@@ -13,6 +13,7 @@ mod names;
 mod noise;
 mod ops;
 mod scheduler;
+mod unet;
 mod vae;
 mod vit;
 mod weights;
@@ -23,7 +24,7 @@ pub use clip::{
 };
 pub use encoder::Activation;
 pub use error::ModelError;
-pub use gradients::Gradients;
+pub use gradients::{Gradients, backward_from, collect};
 pub use llama::{Block, KeyValueCache, Llama, LlamaConfig, Segment, TokenBatch};
 pub use lpips::Lpips;
 pub use noise::{NoiseSchedule, diffusion_loss, group_weights, offset_noise, perturbed_noise};
@@ -34,6 +35,10 @@ pub use ops::{
 pub use scheduler::{
     Algorithm, BetaSchedule, FinalSigma, Prediction, Scheduler, SchedulerConfig, SchedulerKind,
     SolverType, Spacing, Variance, guide, rescale_guidance,
+};
+pub use unet::{
+    AddedConditions, ControlConfig, ControlEncoder, Hidden, TextTime, Unet, UnetConfig, UnetInput,
+    UnetStep,
 };
 pub use vae::{Posterior, Vae, VaeConfig, VaeStep};
 pub use vit::{DinoVit, DinoVitConfig};

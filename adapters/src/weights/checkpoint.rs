@@ -15,13 +15,15 @@ use super::view::transpose;
 use super::{HostTensor, IndexProblem, WeightsError, index};
 
 /// File names of a model directory, tried in this order.
-const LAYOUTS: [&str; 6] = [
+const LAYOUTS: [&str; 8] = [
     "model.safetensors",
     "model.safetensors.index.json",
     "diffusion_pytorch_model.safetensors",
     "diffusion_pytorch_model.safetensors.index.json",
     "diffusion_pytorch_model.fp16.safetensors",
+    "diffusion_pytorch_model.safetensors.index.fp16.json",
     "model.fp16.safetensors",
+    "model.safetensors.index.fp16.json",
 ];
 
 /// What is known of a tensor without reading it.
@@ -102,7 +104,7 @@ impl Checkpoint {
         }
         let found = LAYOUTS.iter().find(|name| root.join(name).is_file());
         match found {
-            Some(name) if name.ends_with("index.json") => Self::open_sharded(root, name),
+            Some(name) if name.ends_with(".json") => Self::open_sharded(root, name),
             Some(name) => {
                 let file = index::locate(root, name).map_err(|problem| WeightsError::Index {
                     file: root.join(name),
