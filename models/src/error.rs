@@ -108,6 +108,14 @@ pub enum ModelError {
         /// Rows of the embedding.
         vocabulary: usize,
     },
+    /// A file of a whole model cannot be taken apart.
+    #[error("the single-file checkpoint {what}; {hint}")]
+    SingleFile {
+        /// What is wrong with it.
+        what: String,
+        /// What to do about it.
+        hint: &'static str,
+    },
     /// More layers skipped than there are.
     #[error("clip_skip of {skip} layers, but the text encoder has {layers}")]
     ClipSkip {

@@ -13,6 +13,7 @@ mod names;
 mod noise;
 mod ops;
 mod scheduler;
+pub mod single_file;
 mod unet;
 mod vae;
 mod vit;
