@@ -10,7 +10,7 @@ use burn::tensor::{Device, FloatDType, Tensor};
 use common::{case, io, tensor, values};
 use serde_json::{Value, json};
 use temper_adapters::weights::{Checkpoint, Dtype, HostTensor, save_safetensors};
-use temper_models::single_file::{self, Family, SingleFile};
+use temper_models::single_file::{self, Family, Part, SingleFile};
 use temper_models::{ClipText, ClipTextConfig, Unet, UnetConfig, Vae, VaeConfig};
 
 /// Modules of a UNet of two levels with one layer each; the upsampler stands behind attention where there is any.
@@ -50,7 +50,7 @@ const RESNET: [(&str, &str); 6] = [
     ("conv_shortcut", "skip_connection"),
 ];
 /// Modules of an autoencoder of two levels with one layer each.
-const VAE: [(&str, &str); 24] = [
+const VAE: [(&str, &str); 22] = [
     ("encoder.conv_in", "encoder.conv_in"),
     ("encoder.down_blocks.0.resnets.0", "encoder.down.0.block.0"),
     (
@@ -79,8 +79,6 @@ const VAE: [(&str, &str); 24] = [
     ("decoder.up_blocks.1.resnets.1", "decoder.up.0.block.1"),
     ("decoder.conv_norm_out", "decoder.norm_out"),
     ("decoder.conv_out", "decoder.conv_out"),
-    ("loss.discriminator", "loss.discriminator"),
-    ("unused", "unused"),
 ];
 const ATTENTION: [(&str, &str); 5] = [
     ("group_norm", "norm"),
@@ -330,7 +328,7 @@ fn a_1x_file_gives_unet_vae_and_text_encoder_with_the_same_outputs() {
         mean(load(&open("diffusion/vae")))
     );
 
-    let [part] = parts.text_encoders.try_into().ok().unwrap();
+    let [part]: [Part; 1] = parts.text_encoders.try_into().ok().unwrap();
     assert_config(
         &part.config,
         "diffusion/pipeline/text_encoder",
@@ -373,7 +371,7 @@ fn a_2x_file_loses_the_last_layer_of_its_text_encoder() {
     assert_eq!(parts.family, Family::Sd2);
     assert!(parts.vae.is_none());
     check_unet(&parts, "diffusion/unet_sd2");
-    let [part] = parts.text_encoders.try_into().ok().unwrap();
+    let [part]: [Part; 1] = parts.text_encoders.try_into().ok().unwrap();
     assert_eq!(part.config["num_hidden_layers"], 1);
     assert_eq!(part.config["hidden_act"], "gelu");
     let first = clip.renamed(|name| {
@@ -406,7 +404,7 @@ fn an_sdxl_file_gives_two_text_encoders_the_second_with_its_projection() {
             "addition_embed_type",
         ],
     );
-    let [first, second] = parts.text_encoders.try_into().ok().unwrap();
+    let [first, second]: [Part; 2] = parts.text_encoders.try_into().ok().unwrap();
     assert_eq!(first.config["architectures"], json!(["CLIPTextModel"]));
     let text = clip
         .renamed(|name| name.starts_with("text_").then(|| name.to_owned()))

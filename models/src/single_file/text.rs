@@ -55,6 +55,15 @@ fn clip(name: &str) -> String {
     }
 }
 
+/// Parts of a layer, as OpenCLIP and as transformers name them.
+const PARTS: [(&str, &str); 5] = [
+    ("ln_1.", "layer_norm1."),
+    ("ln_2.", "layer_norm2."),
+    ("attn.out_proj.", "self_attn.out_proj."),
+    ("mlp.c_fc.", "mlp.fc1."),
+    ("mlp.c_proj.", "mlp.fc2."),
+];
+
 struct OpenClip {
     layers: usize,
     width: usize,
@@ -106,13 +115,6 @@ impl OpenClip {
             }
             return;
         }
-        const PARTS: [(&str, &str); 5] = [
-            ("ln_1.", "layer_norm1."),
-            ("ln_2.", "layer_norm2."),
-            ("attn.out_proj.", "self_attn.out_proj."),
-            ("mlp.c_fc.", "mlp.fc1."),
-            ("mlp.c_proj.", "mlp.fc2."),
-        ];
         let new = PARTS.iter().find_map(|(old, new)| {
             let tensor = part.strip_prefix(old)?;
             Some(format!("{at}.{new}{tensor}"))

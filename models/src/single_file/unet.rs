@@ -151,11 +151,6 @@ fn config(weights: &Checkpoint, plan: &Plan, family: Family) -> Result<Value, Mo
     if let Some(last) = depths.last_mut() {
         *last = middle.max(1);
     }
-    let kinds =
-        |with: &str, without: &str, order: &mut dyn Iterator<Item = &usize>| -> Vec<String> {
-            let kind = |depth: &usize| if *depth > 0 { with } else { without }.to_owned();
-            order.map(kind).collect()
-        };
     let projection = weights.info("mid_block.attentions.0.proj_in.weight");
     let linear = projection.is_some_and(|info| info.shape.len() == 2);
     let heads: Vec<usize> = widths
@@ -168,9 +163,9 @@ fn config(weights: &Checkpoint, plan: &Plan, family: Family) -> Result<Value, Mo
         "in_channels": dimension(weights, "conv_in.weight", 1)?,
         "out_channels": dimension(weights, "conv_out.weight", 0)?,
         "block_out_channels": widths, "layers_per_block": plan.layers,
-        "down_block_types": kinds("CrossAttnDownBlock2D", "DownBlock2D", &mut down.iter()),
+        "down_block_types": kinds(["CrossAttnDownBlock2D", "DownBlock2D"], down.iter()),
         "mid_block_type": "UNetMidBlock2DCrossAttn",
-        "up_block_types": kinds("CrossAttnUpBlock2D", "UpBlock2D", &mut down.iter().rev()),
+        "up_block_types": kinds(["CrossAttnUpBlock2D", "UpBlock2D"], down.iter().rev()),
         "transformer_layers_per_block": depths, "attention_head_dim": heads,
         "cross_attention_dim": dimension(weights, context, 1)?,
         "use_linear_projection": linear, "norm_num_groups": groups(&widths), "norm_eps": 1e-5,
@@ -185,6 +180,16 @@ fn config(weights: &Checkpoint, plan: &Plan, family: Family) -> Result<Value, Mo
         config["projection_class_embeddings_input_dim"] = inputs.into();
     }
     Ok(config)
+}
+
+/// The kind of each level: with transformers or without.
+fn kinds<'a>(
+    [with, without]: [&'static str; 2],
+    depths: impl Iterator<Item = &'a usize>,
+) -> Vec<&'static str> {
+    depths
+        .map(|depth| if *depth > 0 { with } else { without })
+        .collect()
 }
 
 /// 32, or in models narrower than any published one the largest power of two that divides every width.
