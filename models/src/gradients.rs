@@ -29,7 +29,8 @@ pub fn collect(param: &Param, gradients: &mut burn::tensor::Gradients, sums: &mu
     }
 }
 
-fn wide<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+/// `tensor` in f32.
+pub(crate) fn wide<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
     if tensor.dtype() == DType::F32 {
         tensor
     } else {

@@ -1,5 +1,4 @@
 //! Image encoders against transformers, and the perceptual distance against its formula in PyTorch.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

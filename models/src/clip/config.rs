@@ -92,7 +92,7 @@ impl ClipTextConfig {
             max_position_embeddings: size("max_position_embeddings", 77)?,
             layer_norm_eps: keys.number("layer_norm_eps")?.unwrap_or(1e-5),
             hidden_act: Activation::from_name(keys.text("hidden_act")?.unwrap_or("quick_gelu"))?,
-            eos_token_id: eos_token_id(&keys)?,
+            eos_token_id: eos_token_id(keys)?,
             projection: projects.then_some(projection),
             declared: projects || !architectures.is_empty(),
             source: keys.0.as_object().cloned().unwrap_or_default(),
@@ -169,7 +169,7 @@ impl ClipTextConfig {
     }
 }
 
-fn eos_token_id(keys: &Keys<'_>) -> Result<u32, ModelError> {
+fn eos_token_id(keys: Keys<'_>) -> Result<u32, ModelError> {
     match keys.get("eos_token_id") {
         None => Ok(49407),
         Some(value) => value

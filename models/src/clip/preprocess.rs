@@ -89,11 +89,11 @@ impl Preprocessor {
     /// As [`Self::load`].
     pub fn from_json(value: &Value, fallback: &Self) -> Result<Self, ModelError> {
         let keys = Keys(value);
-        let resize = match size_of(&keys, "size")? {
+        let resize = match size_of(keys, "size")? {
             Some(size) => Some(size),
             None => fallback.resize,
         };
-        let crop = match size_of(&keys, "crop_size")? {
+        let crop = match size_of(keys, "crop_size")? {
             Some(Resize::Exact(size)) => Some(size),
             Some(Resize::ShortestEdge(side)) => Some([side, side]),
             None => fallback.crop,
@@ -113,7 +113,7 @@ impl Preprocessor {
         Ok(Self {
             resize: resize.filter(|_| keys.get("do_resize") != Some(&json!(false))),
             crop: crop.filter(|_| crops),
-            bicubic: resample(&keys, fallback.bicubic)?,
+            bicubic: resample(keys, fallback.bicubic)?,
             rescale_factor: if keys.flag_or("do_rescale", true)? {
                 factor.unwrap_or(fallback.rescale_factor)
             } else {
@@ -142,7 +142,7 @@ impl Preprocessor {
 }
 
 /// `224`, `{"shortest_edge": 224}` or `{"height": 224, "width": 224}`.
-fn size_of(keys: &Keys<'_>, key: &str) -> Result<Option<Resize>, ModelError> {
+fn size_of(keys: Keys<'_>, key: &str) -> Result<Option<Resize>, ModelError> {
     let Some(value) = keys.get(key) else {
         return Ok(None);
     };
@@ -164,7 +164,7 @@ fn size_of(keys: &Keys<'_>, key: &str) -> Result<Option<Resize>, ModelError> {
 }
 
 /// The codes of the reference's imaging library: 2 is bilinear, 3 bicubic.
-fn resample(keys: &Keys<'_>, fallback: bool) -> Result<bool, ModelError> {
+fn resample(keys: Keys<'_>, fallback: bool) -> Result<bool, ModelError> {
     match keys.get("resample").map(Value::as_u64) {
         None => Ok(fallback),
         Some(Some(2)) => Ok(false),

@@ -6,7 +6,7 @@ use temper_adapters::{Adaptable, AdaptedConv2d, AdaptedLinear, Param, Parameters
 
 use super::{ClipLayout, ClipTextConfig};
 use crate::encoder::EncoderLayer;
-use crate::gradients::collect;
+use crate::gradients::{collect, wide};
 use crate::layers::{
     Norm, Part, PartMut, Parts, visit, visit_convs_mut, visit_linears_mut, visit_mut,
 };
@@ -258,14 +258,6 @@ fn end_of_text(ids: &[u32], eos_token_id: u32) -> usize {
         eos_token_id
     };
     ids.iter().position(|&id| id == sought).unwrap_or(0)
-}
-
-pub(super) fn wide<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    if x.dtype() == DType::F32 {
-        x
-    } else {
-        x.cast(FloatDType::F32)
-    }
 }
 
 impl Parts for ClipText {

@@ -7,9 +7,9 @@ use temper_adapters::weights::Checkpoint;
 use temper_adapters::{AdaptedConv2d, AdaptedLinear, Param, RandomSource};
 
 use super::ClipVisionConfig;
-use super::text::wide;
 use crate::ModelError;
 use crate::encoder::EncoderLayer;
+use crate::gradients::wide;
 use crate::layers::Norm;
 use crate::weights::ParamSource;
 

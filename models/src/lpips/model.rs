@@ -56,7 +56,7 @@ impl Lpips {
         let checkpoint = torchvision_names(checkpoint)?;
         let vgg = checkpoint.info("features.28.weight").is_some();
         let steps = if vgg { VGG } else { ALEX };
-        let tensors = tensors(steps, &checkpoint)?;
+        let tensors = tensors(steps, &checkpoint);
         let source = ParamSource::checkpoint(tensors, &checkpoint, FloatDType::F32, device)?;
         let mut convs = Vec::new();
         let mut heads = Vec::new();
@@ -152,7 +152,7 @@ fn head(tap: usize) -> String {
 }
 
 /// Names and shapes of the network, whose widths are those of the file.
-fn tensors(steps: &[Step], checkpoint: &Checkpoint) -> Result<Tensors, ModelError> {
+fn tensors(steps: &[Step], checkpoint: &Checkpoint) -> Tensors {
     let mut tensors = Tensors::new();
     let (mut width, mut taps) = (3, 0);
     for step in steps {
@@ -172,7 +172,7 @@ fn tensors(steps: &[Step], checkpoint: &Checkpoint) -> Result<Tensors, ModelErro
             Step::Pool(..) => {}
         }
     }
-    Ok(tensors)
+    tensors
 }
 
 /// `net.slice2.3.weight` of the published package is `features.3.weight`; what it holds twice or torchvision's classifier has no use.

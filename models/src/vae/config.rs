@@ -17,6 +17,10 @@ use crate::keys::{Keys, merged, read_json};
 /// assert_eq!(config.parameter_count(), 83_653_863);
 /// ```
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a key of the file, independent of the others"
+)]
 pub struct VaeConfig {
     /// Channels of the images.
     pub in_channels: usize,
@@ -92,7 +96,7 @@ impl VaeConfig {
         let widths = keys
             .sizes("block_out_channels")?
             .unwrap_or_else(|| vec![64]);
-        check_supported(&keys, widths.len())?;
+        check_supported(keys, widths.len())?;
         let config = Self {
             in_channels: keys.optional_size("in_channels")?.unwrap_or(3),
             out_channels: keys.optional_size("out_channels")?.unwrap_or(3),
@@ -214,7 +218,7 @@ impl VaeConfig {
     }
 }
 
-fn check_supported(keys: &Keys<'_>, levels: usize) -> Result<(), ModelError> {
+fn check_supported(keys: Keys<'_>, levels: usize) -> Result<(), ModelError> {
     let unsupported = |what: String, hint| Err(ModelError::Unsupported { what, hint });
     let act = keys.text("act_fn")?.unwrap_or("silu");
     if act != "silu" {

@@ -9,7 +9,7 @@ use temper_adapters::{Adaptable, AdaptedConv2d, AdaptedLinear, Param, Parameters
 
 use super::coder::{Decoder, Encoder};
 use super::{Posterior, VaeConfig};
-use crate::gradients::collect;
+use crate::gradients::{collect, wide};
 use crate::layers::{Part, PartMut, Parts, visit, visit_convs_mut, visit_linears_mut, visit_mut};
 use crate::ops::plain;
 use crate::weights::{ParamSource, SaveDirectory};
@@ -197,14 +197,6 @@ impl Vae {
         } else {
             x.cast(self.compute)
         }
-    }
-}
-
-fn wide(x: Tensor<4>) -> Tensor<4> {
-    if x.dtype() == DType::F32 {
-        x
-    } else {
-        x.cast(FloatDType::F32)
     }
 }
 
