@@ -283,27 +283,32 @@ fn check_unet(parts: &SingleFile, name: &str) {
     }
 }
 
-#[test]
-fn a_1x_file_gives_unet_vae_and_text_encoder_with_the_same_outputs() {
-    let directory = tempfile::tempdir().unwrap();
-    let (device, mut tensors) = (Device::flex(), Tensors::new());
+fn file_of_1x(directory: &Path) -> SingleFile {
+    let mut tensors = Tensors::new();
     unet("diffusion/unet_sd15", &mut tensors);
     vae("first_stage_model.", &mut tensors);
-    let text = open("diffusion/pipeline/text_encoder");
+    let text = open(TEXT);
     prefixed(&text, "cond_stage_model.transformer.", &mut tensors);
-    tensors.push((
-        "alphas_cumprod".to_owned(),
-        HostTensor::from_f32(Dtype::F32, vec![1], &[1.0]).unwrap(),
-    ));
-    let checkpoint = write(directory.path(), &tensors);
-    let parts = single_file::split(&checkpoint).unwrap();
-    assert_eq!(
-        (parts.family, parts.ignored.as_slice()),
-        (Family::Sd1, &["alphas_cumprod".to_owned()][..])
-    );
-    check_unet(&parts, "diffusion/unet_sd15");
+    let schedule = HostTensor::from_f32(Dtype::F32, vec![1], &[1.0]).unwrap();
+    tensors.push(("alphas_cumprod".to_owned(), schedule));
+    single_file::split(&write(directory, &tensors)).unwrap()
+}
 
-    let part = parts.vae.unwrap();
+const TEXT: &str = "diffusion/pipeline/text_encoder";
+
+#[test]
+fn a_1x_file_gives_the_unet_and_names_what_it_ignores() {
+    let directory = tempfile::tempdir().unwrap();
+    let parts = file_of_1x(directory.path());
+    assert_eq!(parts.family, Family::Sd1);
+    assert_eq!(parts.ignored, ["alphas_cumprod"]);
+    check_unet(&parts, "diffusion/unet_sd15");
+}
+
+#[test]
+fn a_1x_file_gives_an_autoencoder_with_the_same_latents() {
+    let directory = tempfile::tempdir().unwrap();
+    let part = file_of_1x(directory.path()).vae.unwrap();
     let keys = [
         "block_out_channels",
         "layers_per_block",
@@ -317,39 +322,36 @@ fn a_1x_file_gives_unet_vae_and_text_encoder_with_the_same_outputs() {
         "scaling_factor",
     ];
     assert_config(&part.config, "diffusion/vae", &keys);
-    let config = VaeConfig::load(&case("diffusion/vae")).unwrap();
-    let load = |weights: &Checkpoint| {
-        Vae::from_checkpoint(config.clone(), weights, FloatDType::F32, &device).unwrap()
-    };
+    let (device, config) = (
+        Device::flex(),
+        VaeConfig::load(&case("diffusion/vae")).unwrap(),
+    );
     let x: Tensor<4> = tensor(&io("diffusion/vae"), "x", &device);
-    let mean = |vae: Vae| values(vae.encode(x.clone()).mean);
-    assert_eq!(
-        mean(load(&part.weights)),
-        mean(load(&open("diffusion/vae")))
-    );
+    let mean = |weights: &Checkpoint| {
+        let vae = Vae::from_checkpoint(config.clone(), weights, FloatDType::F32, &device).unwrap();
+        values(vae.encode(x.clone()).mean)
+    };
+    assert_eq!(mean(&part.weights), mean(&open("diffusion/vae")));
+}
 
-    let [part]: [Part; 1] = parts.text_encoders.try_into().ok().unwrap();
-    assert_config(
-        &part.config,
-        "diffusion/pipeline/text_encoder",
-        &[
-            "vocab_size",
-            "hidden_size",
-            "intermediate_size",
-            "num_hidden_layers",
-            "max_position_embeddings",
-            "hidden_act",
-        ],
-    );
-    let config = ClipTextConfig::load(&case("diffusion/pipeline/text_encoder")).unwrap();
-    let model = ClipText::from_checkpoint(config, &part.weights, FloatDType::F32, &device).unwrap();
-    let direct = ClipText::load(
-        &case("diffusion/pipeline/text_encoder"),
-        FloatDType::F32,
-        &device,
-    )
-    .unwrap();
-    let last = |model: &ClipText| {
+#[test]
+fn a_1x_file_gives_a_text_encoder_with_the_same_states() {
+    let directory = tempfile::tempdir().unwrap();
+    let encoders = file_of_1x(directory.path()).text_encoders;
+    let [part]: [Part; 1] = encoders.try_into().ok().unwrap();
+    let keys = [
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "max_position_embeddings",
+        "hidden_act",
+    ];
+    assert_config(&part.config, TEXT, &keys);
+    let (device, config) = (Device::flex(), ClipTextConfig::load(&case(TEXT)).unwrap());
+    let last = |weights: &Checkpoint| {
+        let config = config.clone();
+        let model = ClipText::from_checkpoint(config, weights, FloatDType::F32, &device).unwrap();
         values(
             model
                 .forward(&[97, 5, 98], [1, 3])
@@ -357,7 +359,7 @@ fn a_1x_file_gives_unet_vae_and_text_encoder_with_the_same_outputs() {
                 .last_hidden_state,
         )
     };
-    assert_eq!(last(&model), last(&direct));
+    assert_eq!(last(&part.weights), last(&open(TEXT)));
 }
 
 #[test]
@@ -387,7 +389,7 @@ fn an_sdxl_file_gives_two_text_encoders_the_second_with_its_projection() {
     let (device, mut tensors) = (Device::flex(), Tensors::new());
     unet("diffusion/unet_sdxl", &mut tensors);
     prefixed(
-        &open("diffusion/pipeline/text_encoder"),
+        &open(TEXT),
         "conditioner.embedders.0.transformer.",
         &mut tensors,
     );
