@@ -1,14 +1,14 @@
 //! UNets with OFT, COFT and LoRA against PEFT and diffusers: outputs, gradients, merged weights, eight steps of DreamBooth.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
 mod support;
 
 use std::collections::BTreeMap;
 
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
-use support::{
-    assert_close, golden, io, random, steps, tensor, unet_input, unet_of_adapter_case, values,
-};
+use common::{assert_close, case as golden, io, random};
+use support::{steps, tensor, unet_input, unet_of_adapter_case, values};
 use temper_adapters::peft::AdapterFile;
 use temper_adapters::weights::Checkpoint;
 use temper_adapters::{Adaptable, Parameters, attach, attach_trained};
@@ -67,7 +67,7 @@ fn outputs_gradients_and_merged_weights_match_peft() {
         };
         check(&model, "y_base");
         let (adapter, _) = AdapterFile::load(&golden(case).join("adapter")).unwrap();
-        attach_trained(&mut model, &adapter, &random()).unwrap();
+        attach_trained(&mut model, &adapter, &random(7)).unwrap();
         check(&model, "y_adapter");
         let projected = compare(case, &file, "projected.", &parameters(&model));
         assert_eq!(projected > 0, case.contains("coft"), "{case}");
@@ -193,10 +193,10 @@ fn dreambooth(case: &str) -> Unet {
         model.visit_mut(&mut |param| param.set_trainable(true));
     } else if case.ends_with("lora") {
         let (initial, _) = AdapterFile::load(&golden(case).join("adapter_init")).unwrap();
-        attach_trained(&mut model, &initial, &random()).unwrap();
+        attach_trained(&mut model, &initial, &random(7)).unwrap();
     } else {
         let (last, _) = AdapterFile::load(&golden(case).join("adapter_final")).unwrap();
-        attach(&mut model, last.config(), &random()).unwrap();
+        attach(&mut model, last.config(), &random(7)).unwrap();
     }
     model
 }
@@ -242,7 +242,7 @@ fn eight_steps_of_dreambooth_follow_the_curves_of_pytorch() {
         if !case.ends_with("full") {
             let (last, _) = AdapterFile::load(&golden(case).join("adapter_final")).unwrap();
             let mut reference = dreambooth(case);
-            attach_trained(&mut reference, &last, &random()).unwrap();
+            attach_trained(&mut reference, &last, &random(7)).unwrap();
             let (ours, theirs) = (parameters(&model), parameters(&reference));
             for (name, values) in theirs {
                 assert_close(&format!("{case} {name}"), &ours[&name], &values, 0.0, 2e-3);

@@ -2,12 +2,14 @@
 //! Tolerances are those of `tests/golden/diffusion/README.md`.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
 mod support;
 
 use std::collections::BTreeMap;
 
 use burn::tensor::{Device, FloatDType, Tensor};
-use support::{assert_close, assert_same_gradient, golden, io, tensor, unet_input, values};
+use common::{assert_close, case as golden, io};
+use support::{assert_same_gradient, tensor, unet_input, values};
 use temper_adapters::Parameters;
 use temper_adapters::weights::{Checkpoint, Dtype};
 use temper_models::{Gradients, Unet};

@@ -181,67 +181,64 @@ impl UnetConfig {
     }
 
     fn check(self) -> Result<Self, ModelError> {
-        let wrong = |key: &str, found: String, expected| {
-            Err(ModelError::Key {
-                key: key.to_owned(),
-                found,
-                expected,
-            })
-        };
-        let groups = self.norm_num_groups;
-        if let Some(c) = self
-            .block_out_channels
-            .iter()
-            .find(|c| !c.is_multiple_of(groups))
-        {
-            let found = format!("{groups} with {c} channels");
-            return wrong(
-                "norm_num_groups",
-                found,
-                "a divisor of every entry of `block_out_channels`",
-            );
-        }
-        for (c, heads) in self.block_out_channels.iter().zip(&self.heads) {
-            if !c.is_multiple_of(*heads) {
-                let found = format!("{heads} with {c} channels");
-                return wrong(
-                    "attention_head_dim",
-                    found,
-                    "a divisor of the block's channels (it is the number of heads)",
-                );
-            }
-        }
+        self.check_channels()?;
         let wide = [
             ("in_channels", self.in_channels),
             ("out_channels", self.out_channels),
             ("cross_attention_dim", self.cross_attention_dim),
             ("time_embedding_dim", self.time_embedding_dim),
         ];
-        for (key, value) in wide {
-            if value > MOST_CHANNELS {
-                return wrong(key, value.to_string(), "at most 1048576");
+        if let Some((key, value)) = wide.into_iter().find(|(_, value)| *value > MOST_CHANNELS) {
+            return Err(wrong(key, value, "at most 1048576"));
+        }
+        let layers = [
+            ("layers_per_block", &self.layers_per_block),
+            ("transformer_layers_per_block", &self.down_depth),
+            ("reverse_transformer_layers_per_block", &self.up_depth),
+        ];
+        for (key, counts) in layers {
+            if let Some(count) = counts.iter().find(|count| **count > MOST_BLOCKS) {
+                return Err(wrong(key, count, "at most 64"));
             }
         }
-        let layers = [&self.layers_per_block, &self.down_depth, &self.up_depth];
-        if let Some(n) = layers.into_iter().flatten().find(|n| **n > MOST_BLOCKS) {
-            return wrong("layers_per_block", n.to_string(), "at most 64");
-        }
         if !(self.norm_eps.is_finite() && self.norm_eps > 0.0) {
-            return wrong("norm_eps", self.norm_eps.to_string(), "a number above 0");
+            return Err(wrong("norm_eps", self.norm_eps, "a number above 0"));
         }
         if !(0.0..=1.0).contains(&self.freq_shift) {
-            let found = self.freq_shift.to_string();
-            return wrong("freq_shift", found, "a number from 0 to 1");
-        }
-        if self.block_out_channels[0] < 4 || !self.block_out_channels[0].is_multiple_of(2) {
-            let found = self.block_out_channels[0].to_string();
-            return wrong(
-                "block_out_channels",
-                found,
-                "an even first entry of at least 4 (sines and cosines)",
-            );
+            return Err(wrong("freq_shift", self.freq_shift, "a number from 0 to 1"));
         }
         Ok(self)
+    }
+
+    /// Groups, heads and sinusoids must divide the channels.
+    fn check_channels(&self) -> Result<(), ModelError> {
+        let first = self.block_out_channels[0];
+        if first < 4 || !first.is_multiple_of(2) {
+            let expected = "an even first entry of at least 4 (sines and cosines)";
+            return Err(wrong("block_out_channels", first, expected));
+        }
+        let groups = self.norm_num_groups;
+        for (channels, heads) in self.block_out_channels.iter().zip(&self.heads) {
+            if !channels.is_multiple_of(groups) {
+                let found = format!("{groups} with {channels} channels");
+                let expected = "a divisor of every entry of `block_out_channels`";
+                return Err(wrong("norm_num_groups", found, expected));
+            }
+            if !channels.is_multiple_of(*heads) {
+                let found = format!("{heads} with {channels} channels");
+                let expected = "a divisor of the block's channels (it is the number of heads)";
+                return Err(wrong("attention_head_dim", found, expected));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn wrong(key: &str, found: impl ToString, expected: &'static str) -> ModelError {
+    ModelError::Key {
+        key: key.to_owned(),
+        found: found.to_string(),
+        expected,
     }
 }
 

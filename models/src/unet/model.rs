@@ -203,7 +203,6 @@ impl UnetConfig {
     /// [`ModelError::Input`].
     pub fn check_input(&self, input: &UnetInput) -> Result<(), ModelError> {
         let [batch, channels, height, width] = input.sample.dims();
-        let [texts, tokens, text_width] = input.encoder_hidden_states.dims();
         same(
             "sample",
             "channels",
@@ -212,98 +211,71 @@ impl UnetConfig {
             "; do VAE and UNet belong together?",
         )?;
         if batch * height * width == 0 {
-            return Err(ModelError::Input {
-                tensor: "sample",
-                found: format!("shape {:?}", input.sample.dims()),
-                expected: "at least one image and one pixel".to_owned(),
-                hint: "",
-            });
+            let found = format!("shape {:?}", input.sample.dims());
+            return misfit("sample", found, "at least one image and one pixel", "");
         }
-        same(
-            "timestep",
-            "values",
-            input.timesteps.len(),
-            batch,
-            ", one for each image",
-        )?;
+        let steps = input.timesteps.len();
+        same("timestep", "values", steps, batch, ", one for each image")?;
         if let Some(step) = input.timesteps.iter().find(|step| !step.is_finite()) {
-            return Err(ModelError::Input {
-                tensor: "timestep",
-                found: format!("the value {step}"),
-                expected: "finite numbers".to_owned(),
-                hint: "",
-            });
+            let found = format!("the value {step}");
+            return misfit("timestep", found, "finite numbers", "");
         }
+        self.check_text(batch, input.encoder_hidden_states.dims())?;
+        let expected = [batch, self.block_out_channels[0], height, width];
+        if let Some(control) = input.control.as_ref().map(Tensor::dims)
+            && control != expected
+        {
+            let (found, expected) = (format!("shape {control:?}"), format!("{expected:?}"));
+            let hint = "; hints have 8 times the height and width of the latents";
+            return misfit("control", found, expected, hint);
+        }
+        self.check_added(batch, input.added.as_ref())
+    }
+
+    fn check_text(
+        &self,
+        batch: usize,
+        [texts, tokens, width]: [usize; 3],
+    ) -> Result<(), ModelError> {
         const TEXT: &str = "encoder_hidden_states";
         same(TEXT, "rows", texts, batch, ", one for each image")?;
         same(
             TEXT,
             "columns",
-            text_width,
+            width,
             self.cross_attention_dim,
             "; do text encoder and UNet belong together?",
         )?;
         if tokens == 0 {
-            return Err(ModelError::Input {
-                tensor: TEXT,
-                found: "no tokens".to_owned(),
-                expected: "at least one".to_owned(),
-                hint: "",
-            });
+            return misfit(TEXT, "no tokens", "at least one", "");
         }
-        if let Some(control) = &input.control {
-            let expected = [batch, self.block_out_channels[0], height, width];
-            if control.dims() != expected {
-                return Err(ModelError::Input {
-                    tensor: "control",
-                    found: format!("shape {:?}", control.dims()),
-                    expected: format!("{expected:?}"),
-                    hint: "; hints have 8 times the height and width of the latents",
-                });
-            }
-        }
-        self.check_added(batch, input.added.as_ref())
+        Ok(())
     }
 
     fn check_added(&self, batch: usize, added: Option<&AddedConditions>) -> Result<(), ModelError> {
-        let mismatch = |found: &str, expected: &str, hint| {
-            Err(ModelError::Input {
-                tensor: "text_embeds",
-                found: found.to_owned(),
-                expected: expected.to_owned(),
-                hint,
-            })
-        };
+        const TEXT: &str = "text_embeds";
         let (addition, added) = match (self.addition, added) {
             (None, None) => return Ok(()),
             (Some(_), None) => {
-                return mismatch(
-                    "no value",
-                    "it together with `time_ids`",
-                    " (`addition_embed_type` is text_time, as in SDXL)",
-                );
+                let hint = " (`addition_embed_type` is text_time, as in SDXL)";
+                return misfit(TEXT, "no value", "it together with `time_ids`", hint);
             }
             (None, Some(_)) => {
-                return mismatch(
-                    "a value",
-                    "none",
-                    " (`addition_embed_type` is null, as in Stable Diffusion 1 and 2)",
-                );
+                let hint = " (`addition_embed_type` is null, as in Stable Diffusion 1 and 2)";
+                return misfit(TEXT, "a value", "none", hint);
             }
             (Some(addition), Some(added)) => (addition, added),
         };
         let [texts, width] = added.text_embeds.dims();
         let [rows, count] = added.time_ids.dims();
-        same("text_embeds", "rows", texts, batch, ", one for each image")?;
+        same(TEXT, "rows", texts, batch, ", one for each image")?;
         same("time_ids", "rows", rows, batch, ", one for each image")?;
         let all = width + count * addition.time_embed_dim;
         if all != addition.input_dim {
-            return Err(ModelError::Input {
-                tensor: "text_embeds",
-                found: format!("{width} columns beside {count} `time_ids`, {all} values embedded"),
-                expected: format!("{} values", addition.input_dim),
-                hint: " (`projection_class_embeddings_input_dim`)",
-            });
+            let found = format!("{width} columns beside {count} `time_ids`, {all} values embedded");
+            let expected = format!("{} values", addition.input_dim);
+            let hint = " (`projection_class_embeddings_input_dim`)";
+            return misfit(TEXT, found, expected, hint);
         }
         Ok(())
     }
@@ -319,10 +291,24 @@ fn same(
     if found == expected {
         return Ok(());
     }
+    misfit(
+        tensor,
+        format!("{found} {unit}"),
+        expected.to_string(),
+        hint,
+    )
+}
+
+fn misfit(
+    tensor: &'static str,
+    found: impl Into<String>,
+    expected: impl Into<String>,
+    hint: &'static str,
+) -> Result<(), ModelError> {
     Err(ModelError::Input {
         tensor,
-        found: format!("{found} {unit}"),
-        expected: expected.to_string(),
+        found: found.into(),
+        expected: expected.into(),
         hint,
     })
 }

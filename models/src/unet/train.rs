@@ -152,18 +152,17 @@ impl Unet {
             if segment.pushes {
                 upstream = add(upstream, skip_gradients.pop().flatten());
             }
-            let mut gradients = if value.is_none() {
-                let loss = loss(output.cast(FloatDType::F32));
-                value = Some(plain(&loss));
-                if !tracked(&loss) {
-                    break;
+            let mut gradients = match (upstream.take(), &value) {
+                (Some(upstream), _) => backward_from(output, upstream),
+                (None, Some(_)) => break,
+                (None, None) => {
+                    let loss = loss(output.cast(FloatDType::F32));
+                    value = Some(plain(&loss));
+                    if !tracked(&loss) {
+                        break;
+                    }
+                    loss.backward()
                 }
-                loss.backward()
-            } else {
-                let Some(upstream) = upstream.take() else {
-                    break;
-                };
-                backward_from(output, upstream)
             };
             upstream = h.grad_remove(&mut gradients);
             if let Some(skip) = skip {
@@ -172,21 +171,24 @@ impl Unet {
             leaves.collect(&mut gradients);
             layers::visit(segment, &mut |param| collect(param, &mut gradients, sums));
         }
-        if let Some(d_emb) = leaves.d_emb {
-            let emb = self.conditions(input, self.time(input)).emb;
-            let mut gradients = backward_from(emb, d_emb);
-            layers::visit(&self.embeddings, &mut |param| {
-                collect(param, &mut gradients, sums);
-            });
-        }
-        let Some(loss) = value else {
-            unreachable!("the last segment gives a loss")
-        };
+        self.finish_embeddings(input, leaves.d_emb.take(), sums);
         UnetStep {
-            loss,
+            loss: value.unwrap_or_else(|| unreachable!("the last segment gives a loss")),
             d_encoder_hidden_states: leaves.d_text,
             d_control: leaves.d_control,
         }
+    }
+
+    /// The backward pass of the time embedding, once all segments have given its gradient.
+    fn finish_embeddings(&self, input: &UnetInput, d_emb: Option<Tensor<2>>, sums: &mut Gradients) {
+        let Some(d_emb) = d_emb else {
+            return;
+        };
+        let emb = self.conditions(input, self.time(input)).emb;
+        let mut gradients = backward_from(emb, d_emb);
+        layers::visit(&self.embeddings, &mut |param| {
+            collect(param, &mut gradients, sums);
+        });
     }
 
     /// Runs all segments without a graph, keeping their inputs; also gives the prediction in f32.

@@ -1,91 +1,39 @@
-//! What tests of diffusion models share.
-#![allow(
-    dead_code,
-    reason = "each test binary uses its own part of these helpers"
-)]
-
-use std::path::PathBuf;
+//! What tests of the UNet share beyond [`crate::common`].
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
-use temper_adapters::RandomSource;
-use temper_adapters::weights::{Checkpoint, Dtype};
+use serde_json::json;
+use temper_adapters::weights::Checkpoint;
 use temper_models::{AddedConditions, Unet, UnetConfig, UnetInput};
 
-/// A directory of goldens.
-pub(crate) fn golden(case: &str) -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden")).join(case)
-}
+use crate::common::{case, ids, random};
 
-/// The file of inputs and expected outputs of a case.
-pub(crate) fn io(case: &str) -> Checkpoint {
-    Checkpoint::open(golden(case).join("io.safetensors")).unwrap()
-}
-
-/// Values that are the same on every run, one stream for each name.
-pub(crate) fn random() -> RandomSource {
-    RandomSource::new(|purpose| {
-        let seed = purpose.bytes().fold(7_u64, |hash, byte| {
-            hash.wrapping_mul(31).wrapping_add(u64::from(byte))
-        });
-        ChaCha8Rng::seed_from_u64(seed)
-    })
-}
-
-/// A tensor of standard normal values.
+/// A tensor of standard normal values, the same on every run, one stream for each name.
 pub(crate) fn normal<const D: usize>(name: &str, shape: [usize; D]) -> Tensor<D> {
     let n = shape.iter().product();
-    let values = random().normal(name, n, 1.0);
+    let values = random(7).normal(name, n, 1.0);
     Tensor::from_data(TensorData::new(values, shape), &Device::flex())
 }
 
-/// A stored tensor on `cpu`, in f32.
+/// A recorded tensor on `cpu`, in f32.
 pub(crate) fn tensor<const D: usize>(file: &Checkpoint, name: &str) -> Tensor<D> {
-    let shape = file.info(name).unwrap().shape.clone();
-    let data = TensorData::new(file.read_f32(name).unwrap(), shape);
-    Tensor::from_data(data, &Device::flex())
+    crate::common::tensor(file, name, &Device::flex())
 }
 
-/// Stored integers as floats.
+/// Recorded integers as time steps.
 pub(crate) fn steps(file: &Checkpoint, name: &str) -> Vec<f32> {
-    let tensor = file.read(name).unwrap();
-    assert_eq!(tensor.dtype(), Dtype::I64, "{name}");
-    tensor
-        .data()
-        .chunks_exact(8)
-        .map(|bytes| i64::from_le_bytes(bytes.try_into().unwrap()) as f32)
-        .collect()
+    ids(file, name).into_iter().map(|id| id as f32).collect()
 }
 
-/// The values of a tensor, outside any graph, in f32.
+/// The values of a tensor of any float dtype, inside or outside a graph, in f32.
 pub(crate) fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     let tensor = if tensor.is_autodiff() {
         tensor.inner()
     } else {
         tensor
     };
-    let data = tensor.cast(FloatDType::F32).into_data();
-    data.try_to_vec().unwrap()
-}
-
-/// Compares and reports the worst entry: |a − b| <= atol + rtol·|b|.
-pub(crate) fn assert_close(what: &str, ours: &[f32], theirs: &[f32], rtol: f32, atol: f32) {
-    assert_eq!(ours.len(), theirs.len(), "{what}: number of values");
-    let excess = |(a, b): (&f32, &f32)| (a - b).abs() / (atol + rtol * b.abs());
-    let worst = ours.iter().zip(theirs).map(excess);
-    // A NaN must fail: `max` would swallow it.
-    let worst = worst.fold(0.0, |worst: f32, x| {
-        if x.is_nan() {
-            f32::INFINITY
-        } else {
-            worst.max(x)
-        }
-    });
-    assert!(
-        worst <= 1.0,
-        "{what}: worst error is {worst} times the tolerance"
-    );
+    crate::common::values(tensor.cast(FloatDType::F32))
 }
 
 /// Compares two ways to the same gradient: the norm of the difference against that of the gradient.
@@ -118,9 +66,32 @@ pub(crate) fn unet_input(file: &Checkpoint) -> UnetInput {
 }
 
 /// The UNet of an adapter case: `config.json` beside `base.safetensors`.
-pub(crate) fn unet_of_adapter_case(case: &str) -> Unet {
-    let directory = golden(case);
+pub(crate) fn unet_of_adapter_case(name: &str) -> Unet {
+    let directory = case(name);
     let config = UnetConfig::load(&directory).unwrap();
     let base = Checkpoint::open(directory.join("base.safetensors")).unwrap();
     Unet::from_checkpoint(config, &base, FloatDType::F32, &Device::flex()).unwrap()
+}
+
+/// Random weights; three levels, transformers on two of them, two heads.
+pub(crate) fn small_unet(compute: FloatDType) -> Unet {
+    let config = UnetConfig::from_json(&json!({
+        "block_out_channels": [8, 16, 24], "layers_per_block": [1, 2, 1], "norm_num_groups": 4,
+        "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"],
+        "attention_head_dim": 2, "cross_attention_dim": 12, "only_cross_attention": [false, false, true],
+    }))
+    .unwrap();
+    Unet::random(config, compute, &Device::flex(), &random(7))
+}
+
+/// Two images of this height and width for [`small_unet`].
+pub(crate) fn small_input(size: [usize; 2]) -> UnetInput {
+    UnetInput {
+        sample: normal("sample", [2, 4, size[0], size[1]]),
+        timesteps: vec![17.5, 900.0],
+        encoder_hidden_states: normal("text", [2, 5, 12]),
+        added: None,
+        control: None,
+    }
 }
