@@ -8,6 +8,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::Matrix;
+use super::simd::dispatch;
 
 /// Floats of `x` that stay in the second-level cache while all of `W` passes by.
 const RESIDENT: usize = 96 * 1024;
@@ -69,13 +70,12 @@ pub(super) fn rows_product_into(x: Matrix<'_>, w: Matrix<'_>, output: &mut [&mut
             output: taken,
         });
     }
-    let arch = pulp::Arch::new();
     if x.rows * w.rows * x.cols < 1 << 16 {
         for part in parts {
-            arch.dispatch(part);
+            dispatch(part);
         }
     } else {
-        parts.into_par_iter().for_each(|part| arch.dispatch(part));
+        parts.into_par_iter().for_each(dispatch);
     }
 }
 

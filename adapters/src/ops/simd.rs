@@ -3,8 +3,21 @@
 //! The binary is built for the baseline instruction set; functions defined through [`vectorized!`](crate::vectorized) are compiled again for AVX2 and AVX-512,
 //! chosen when it is called. Inside it, plain loops over slices become vector code.
 
+use pulp::{Simd, WithSimd};
+
 #[doc(hidden)]
 pub use pulp;
+
+/// Runs `work` compiled for the widest vector unit of this processor.
+#[inline]
+pub fn dispatch<W: WithSimd>(work: W) -> W::Output {
+    // pulp's own choice goes from AVX-512 straight to scalar code unless one more of its features is on.
+    #[cfg(target_arch = "x86_64")]
+    if let (None, Some(simd)) = (pulp::x86::V4::try_new(), pulp::x86::V3::try_new()) {
+        return Simd::vectorize(simd, work);
+    }
+    pulp::Arch::new().dispatch(work)
+}
 
 /// Defines functions whose bodies are compiled for each instruction set and chosen at the call.
 ///
@@ -43,7 +56,7 @@ macro_rules! vectorized {
                     $body
                 }
             }
-            $crate::ops::simd::pulp::Arch::new().dispatch(Work { $($arg,)* lifetime: ::std::marker::PhantomData })
+            $crate::ops::simd::dispatch(Work { $($arg,)* lifetime: ::std::marker::PhantomData })
         }
     )*};
 }

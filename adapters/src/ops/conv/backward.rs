@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::forward::convolve;
 use super::geometry::Geometry;
-use crate::ops::{Matrix, MatrixMut, matmul_into};
+use crate::ops::{Matrix, MatrixMut, matmul_into, rows_product};
 
 /// Rows of gathered patches held at a time, about: channels times taps.
 const DEPTH: usize = 256;
@@ -25,16 +25,23 @@ pub(super) fn input_gradient(dy: &[f32], weight: &[f32], geometry: Geometry) -> 
 
 /// `[O, C, kh·kw]` to `[C, O, kh·kw]`, the taps in reverse.
 fn turn(weight: &[f32], geometry: Geometry) -> Vec<f32> {
+    // Channels that are turned together, so that whole cache lines are read.
+    const TOGETHER: usize = 16;
     let (taps, depth) = (geometry.taps(), geometry.depth());
+    let row = geometry.outputs * taps;
     let mut turned = vec![0.0; weight.len()];
     turned
-        .par_chunks_mut(geometry.outputs * taps)
+        .par_chunks_mut(TOGETHER * row)
         .enumerate()
-        .for_each(|(channel, row)| {
-            for (target, source) in row.chunks_exact_mut(taps).zip(weight.chunks_exact(depth)) {
-                let source = &source[channel * taps..(channel + 1) * taps];
-                for (target, source) in target.iter_mut().zip(source.iter().rev()) {
-                    *target = *source;
+        .for_each(|(block, turned)| {
+            let width = turned.len() / row * taps;
+            for (output, weight) in weight.chunks_exact(depth).enumerate() {
+                let weight = &weight[block * TOGETHER * taps..][..width];
+                for (channel, source) in weight.chunks_exact(taps).enumerate() {
+                    let target = &mut turned[channel * row + output * taps..][..taps];
+                    for (target, source) in target.iter_mut().zip(source.iter().rev()) {
+                        *target = *source;
+                    }
                 }
             }
         });
@@ -141,12 +148,10 @@ fn part_of_weight_gradient(
                 gather(x, geometry, first..first + count, &mut scratch);
                 Matrix::rows(&scratch, 0, [depth, count], count)
             };
-            let dst = &mut MatrixMut {
-                data: &mut part,
-                offset: 0,
-                row_stride: depth,
-            };
-            matmul_into(dst, dy, patches.transposed(), 1.0, true);
+            // Both have their pixels side by side: sums along them need no transposed copy.
+            for (sum, value) in part.iter_mut().zip(rows_product(dy, patches)) {
+                *sum += value;
+            }
         }
     }
     part

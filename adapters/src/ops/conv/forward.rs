@@ -9,6 +9,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::geometry::Geometry;
+use crate::ops::simd::dispatch;
 
 /// Rows of a panel, about: input channels times taps.
 const DEPTH: usize = 256;
@@ -37,8 +38,7 @@ pub(super) fn convolve(
         })
         .collect();
     share(&mut output, &mut work, geometry);
-    let arch = pulp::Arch::new();
-    work.into_par_iter().for_each(|work| arch.dispatch(work));
+    work.into_par_iter().for_each(dispatch);
     output
 }
 
