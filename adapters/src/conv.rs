@@ -2,13 +2,13 @@
 
 use burn::tensor::{DType, Tensor};
 
-use crate::ops::conv2d;
-use crate::{Adapter, Param};
+use crate::ops::{conv2d, linear};
+use crate::{Adapter, Oft, Param};
 
 /// A square or rectangular 2-D convolution with an optional [`Adapter`] on its weight `[out, in, kh, kw]`.
 ///
-/// The adapter acts on the flattened weight `[out, in·kh·kw]` (channel-major, then rows, then columns): the only form that means
-/// the same merged and un-merged when the kernel is larger than one. PEFT's own un-merged OFT forward does not.
+/// OFT acts on the flattened weight `[out, in·kh·kw]` (channel-major, then rows, then columns): the only form that means the same
+/// merged and un-merged when the kernel is larger than one. PEFT's own un-merged OFT forward does not.
 #[derive(Clone, Debug)]
 pub struct AdaptedConv2d {
     module: String,
@@ -93,12 +93,64 @@ impl AdaptedConv2d {
     }
 
     /// `x: [B, in, H, W]` to `[B, out, H', W']`.
+    ///
+    /// LoRA adds a second convolution with r outputs, so that no gradient of the size of the weight arises. OFT turns the weight,
+    /// whose gradient then has to be formed; for a 1 × 1 kernel it turns the input instead, as in a linear layer, when that is less
+    /// work: three products with b columns (forward, input, rotation) against one with `out` columns (the weight's gradient).
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let mut shape = [0; 4];
-        shape.copy_from_slice(self.weight.shape());
-        let weight = self.effective_weight().reshape(shape).cast(x.dtype());
-        let bias = self.bias.as_ref().map(|bias| bias.get_as::<1>(x.dtype()));
+        let y = match &self.adapter {
+            None => return self.convolve(x, &self.weight.get::<4>(), true),
+            Some(Adapter::Lora(lora)) => {
+                let base = self.convolve(x.clone(), &self.weight.get::<4>(), false);
+                let convolve = |x: Tensor<4>, weight: &Tensor<4>| self.convolve(x, weight, false);
+                lora.forward_conv(x, base, &self.weight.matrix(), convolve)
+            }
+            Some(Adapter::Oft(oft)) if self.turns_input(oft) => self.forward_rows(oft, x),
+            Some(adapter) => {
+                let mut shape = [0; 4];
+                shape.copy_from_slice(self.weight.shape());
+                let weight = adapter.merge(self.weight.matrix()).reshape(shape);
+                return self.convolve(x, &weight, true);
+            }
+        };
+        match &self.bias {
+            Some(bias) => {
+                let dtype = y.dtype();
+                y + bias.get_as::<1>(dtype).reshape([1, bias.numel(), 1, 1])
+            }
+            None => y,
+        }
+    }
+
+    fn convolve(&self, x: Tensor<4>, weight: &Tensor<4>, with_bias: bool) -> Tensor<4> {
+        let dtype = x.dtype();
+        let weight = if weight.dtype() == dtype {
+            weight.clone()
+        } else {
+            weight.clone().cast(dtype)
+        };
+        let bias = self.bias.as_ref().filter(|_| with_bias);
+        let bias = bias.map(|bias| bias.get_as::<1>(dtype));
         conv2d(x, &weight, bias, self.stride, self.padding)
+    }
+
+    fn turns_input(&self, oft: &Oft) -> bool {
+        let shape = self.weight.shape();
+        let pointwise = shape[2..] == [1, 1] && self.stride == [1, 1] && self.padding == [0, 0];
+        pointwise && 3 * oft.spec().block_size <= shape[0]
+    }
+
+    /// A 1 × 1 convolution as a linear layer over pixels.
+    fn forward_rows(&self, oft: &Oft, x: Tensor<4>) -> Tensor<4> {
+        let [batch, inputs, height, width] = x.dims();
+        let (pixels, outputs) = (height * width, self.weight.shape()[0]);
+        let weight = self.weight.matrix().cast(x.dtype());
+        let rows = x.reshape([batch, inputs, pixels]).swap_dims(1, 2);
+        let rows = oft.forward(rows.reshape([batch * pixels, inputs]));
+        linear(rows, &weight)
+            .reshape([batch, pixels, outputs])
+            .swap_dims(1, 2)
+            .reshape([batch, outputs, height, width])
     }
 
     /// Folds the adapter into the weight and drops it. The fold is done in f32 and rounded once to the weight's dtype.
@@ -136,5 +188,132 @@ impl AdaptedConv2d {
             .iter_mut()
             .flat_map(Adapter::parameters_mut)
             .for_each(visit);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, Distribution, Tolerance};
+    use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+
+    use super::*;
+    use crate::{Cayley, Lora, LoraSpec, OftSpec, RandomSource};
+
+    const KERNELS: [(usize, usize, usize); 3] = [(1, 1, 0), (3, 1, 1), (3, 2, 1)];
+
+    fn random() -> RandomSource {
+        RandomSource::new(|_| ChaCha8Rng::seed_from_u64(3))
+    }
+
+    fn conv(kernel: usize, stride: usize, padding: usize) -> AdaptedConv2d {
+        let device = Device::flex();
+        device.seed(2);
+        let n = 26 * 8 * kernel * kernel;
+        let value = Tensor::<1>::random([n], Distribution::Normal(0.0, 0.3), &device);
+        let bias = Tensor::<1>::random([26], Distribution::Normal(0.0, 0.3), &device);
+        AdaptedConv2d::new(
+            "conv",
+            Param::new("conv.weight", &[26, 8, kernel, kernel], value),
+            Some(Param::new("conv.bias", &[26], bias)),
+            [stride; 2],
+            [padding; 2],
+        )
+    }
+
+    fn oft(conv: &AdaptedConv2d, block_size: usize) -> Adapter {
+        let spec = OftSpec {
+            block_size,
+            block_share: false,
+            cayley: Cayley::Exact,
+            tau: None,
+        };
+        let width = conv.weight().numel() / 26;
+        Adapter::Oft(Oft::random("conv", width, spec, &Device::flex(), &random()))
+    }
+
+    fn lora(conv: &AdaptedConv2d, dora: bool) -> Adapter {
+        let spec = LoraSpec {
+            rank: 3,
+            scaling: 0.5,
+            dropout: 0.0,
+            dora,
+        };
+        let kernel = [conv.weight().shape()[2], conv.weight().shape()[3]];
+        let weight = conv.weight().matrix();
+        let mut lora = Lora::initial_conv("conv", &weight, kernel, spec, &random());
+        let ones = lora.parameters_mut().remove(1);
+        let start = (0..ones.numel()).map(|i| (i % 7) as f32 * 0.1 - 0.2);
+        let data: Vec<f32> = start.collect();
+        let n = data.len();
+        let data = burn::tensor::TensorData::new(data, [n]);
+        ones.set(Tensor::from_data(data, &Device::flex()));
+        Adapter::Lora(lora)
+    }
+
+    /// Values, and the gradients of the input and of every adapter parameter, against the folded weight.
+    fn check(mut conv: AdaptedConv2d, adapter: Adapter) {
+        conv.set_adapter(Some(adapter));
+        conv.adapter_mut()
+            .into_iter()
+            .flat_map(Adapter::parameters_mut)
+            .for_each(|param| param.set_trainable(true));
+        let device = Device::flex().autodiff();
+        let x = Tensor::<4>::random([2, 8, 5, 6], Distribution::Normal(0.0, 1.0), &device)
+            .require_grad();
+        let ours = conv.forward(x.clone());
+        let mut shape = [0; 4];
+        shape.copy_from_slice(conv.weight().shape());
+        let folded = conv.effective_weight().reshape(shape);
+        let reference = conv.convolve(x.clone(), &folded, true);
+        let tolerance = Tolerance::<f32>::rel_abs(1e-3, 1e-4);
+        let data = |y: &Tensor<4>| y.clone().inner().into_data();
+        data(&ours).assert_approx_eq(&data(&reference), tolerance);
+        let (mut grads, mut expected) = (
+            ours.square().sum().backward(),
+            reference.square().sum().backward(),
+        );
+        let dx = x.grad(&grads).expect("dx").into_data();
+        dx.assert_approx_eq(&x.grad(&expected).expect("dx").into_data(), tolerance);
+        assert!(conv.weight().grad(&mut grads).is_none());
+        for param in conv.adapter().expect("attached").parameters() {
+            let got = param.grad(&mut grads).expect(param.name()).into_data();
+            let wanted = param.grad(&mut expected).expect(param.name()).into_data();
+            got.assert_approx_eq(&wanted, Tolerance::<f32>::rel_abs(1e-3, 1e-3));
+        }
+    }
+
+    #[test]
+    fn lora_without_a_fold_equals_the_folded_weight_and_its_gradients() {
+        for (kernel, stride, padding) in KERNELS {
+            let conv = conv(kernel, stride, padding);
+            let adapter = lora(&conv, false);
+            check(conv, adapter);
+        }
+    }
+
+    #[test]
+    fn a_turned_input_equals_a_turned_weight_for_one_by_one_kernels() {
+        let conv = conv(1, 1, 0);
+        let adapter = oft(&conv, 4);
+        assert!(matches!(&adapter, Adapter::Oft(oft) if conv.turns_input(oft)));
+        check(conv, adapter);
+    }
+
+    #[test]
+    fn merged_convolutions_compute_what_the_adapted_ones_did() {
+        for (kernel, stride, padding) in KERNELS {
+            let mut plain = conv(kernel, stride, padding);
+            for adapter in [oft(&plain, 2), lora(&plain, false), lora(&plain, true)] {
+                let mut adapted = plain.clone();
+                adapted.set_adapter(Some(adapter));
+                let x = Tensor::ones([1, 8, 4, 4], &Device::flex());
+                let before = adapted.forward(x.clone()).into_data();
+                adapted.merge();
+                assert!(adapted.adapter().is_none());
+                let after = adapted.forward(x).into_data();
+                after.assert_approx_eq(&before, Tolerance::<f32>::rel_abs(1e-4, 1e-4));
+            }
+            plain.merge();
+        }
     }
 }

@@ -4,7 +4,7 @@
 
 use burn::tensor::{DType, Tensor, TensorData};
 
-use crate::ops::linear;
+use crate::ops::{conv2d, linear};
 use crate::{Param, RandomSource};
 
 /// What one LoRA layer needs to know.
@@ -152,27 +152,54 @@ impl Lora {
     /// DoRA: `m/‖W + sBA‖ · (W + sBA) x`, the norm taken as a constant in the backward pass (DoRA §4.3).
     pub fn forward(&self, x: Tensor<2>, base: Tensor<2>, weight: &Tensor<2>) -> Tensor<2> {
         let dtype = x.dtype();
-        let [rows, width] = x.dims();
-        let dropped = match &self.dropout_source {
-            Some(source) if self.spec.dropout > 0.0 => {
-                let device = plain(&x).device();
-                let mask =
-                    source.dropout_mask(self.a.name(), rows * width, self.spec.dropout, &device);
-                x * mask.reshape([rows, width]).cast(dtype)
-            }
-            _ => x,
-        };
-        let low = linear(dropped, &self.a.matrix().cast(dtype));
+        let low = linear(self.dropped(x), &self.a.matrix().cast(dtype));
         let update = linear(low, &self.b.matrix().cast(dtype)).mul_scalar(self.spec.scaling);
-        match &self.magnitude {
+        match self.row_scale(weight) {
             None => base + update,
-            Some(magnitude) => {
-                let out = magnitude.numel();
-                let norm = row_norm(plain(&self.sum(weight.clone()))).reshape([1, out]);
-                let scale = (magnitude.get::<1>().reshape([1, out]) / norm).cast(dtype);
-                (base + update) * scale
+            Some(scale) => (base + update) * scale.reshape([1, self.b.shape()[0]]).cast(dtype),
+        }
+    }
+
+    /// The same for a convolution, `x: [B, i, H, W]`: A has the kernel and goes through `convolve`, which applies the layer's stride
+    /// and padding; B mixes its r channels pixel by pixel. `base` is without bias, `weight` the flattened one.
+    pub(crate) fn forward_conv(
+        &self,
+        x: Tensor<4>,
+        base: Tensor<4>,
+        weight: &Tensor<2>,
+        convolve: impl Fn(Tensor<4>, &Tensor<4>) -> Tensor<4>,
+    ) -> Tensor<4> {
+        let dtype = x.dtype();
+        let low = convolve(self.dropped(x), &self.a.get_as(dtype));
+        let update = conv2d(low, &self.b.get_as(dtype), None, [1, 1], [0, 0]);
+        let update = update.mul_scalar(self.spec.scaling);
+        match self.row_scale(weight) {
+            None => base + update,
+            Some(scale) => {
+                (base + update) * scale.reshape([1, self.b.shape()[0], 1, 1]).cast(dtype)
             }
         }
+    }
+
+    /// The input of A: with a share of its values dropped while training.
+    fn dropped<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        match &self.dropout_source {
+            Some(source) if self.spec.dropout > 0.0 => {
+                let (shape, dtype) = (x.dims(), x.dtype());
+                let device = plain(&x).device();
+                let n = shape.iter().product();
+                let mask = source.dropout_mask(self.a.name(), n, self.spec.dropout, &device);
+                x * mask.reshape(shape).cast(dtype)
+            }
+            _ => x,
+        }
+    }
+
+    /// DoRA: `m/‖W + sBA‖` of each output, the norm outside the graph.
+    fn row_scale(&self, weight: &Tensor<2>) -> Option<Tensor<1>> {
+        let magnitude = self.magnitude.as_ref()?;
+        let norm = row_norm(plain(&self.sum(weight.clone()))).reshape([magnitude.numel()]);
+        Some(magnitude.get::<1>() / norm)
     }
 
     fn sum(&self, weight: Tensor<2>) -> Tensor<2> {
@@ -212,7 +239,7 @@ fn row_norm(weight: Tensor<2>) -> Tensor<2> {
     weight.square().sum_dim(1).sqrt()
 }
 
-fn plain(tensor: &Tensor<2>) -> Tensor<2> {
+fn plain<const D: usize>(tensor: &Tensor<D>) -> Tensor<D> {
     if tensor.is_autodiff() {
         tensor.clone().inner()
     } else {
