@@ -11,7 +11,9 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
-use temper_engine::run::{Metric, MetricsWriter, Row, RunDir, RunError, RunMode, Summary};
+use temper_engine::run::{
+    Items, Metric, MetricsWriter, Row, RunDir, RunError, RunMode, Summary, Unit,
+};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
@@ -655,8 +657,7 @@ fn finished_run(path: &Path) {
             loss,
             lr: 0.1,
             grad_norm: 1.0,
-            tokens: 10,
-            tokens_per_second: 5.0,
+            items: Items::new(Unit::Tokens, 10, 5.0),
             memory_bytes: 1,
             seconds: 1.0,
         };

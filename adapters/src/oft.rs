@@ -114,6 +114,13 @@ impl Oft {
         &self.spec
     }
 
+    /// Sets COFT's bound τ of this layer (`None` lifts it) and projects. For bounds that one `eps` of a PEFT configuration cannot
+    /// say, because layers have blocks of several sizes.
+    pub fn set_tau(&mut self, tau: Option<f64>) {
+        self.spec.tau = tau;
+        self.project();
+    }
+
     /// The rotations `[B, b, b]`, in the graph of the parameter, f32. Of a frozen parameter they are computed once.
     pub fn rotation(&self) -> Tensor<3> {
         if self.packed.is_trainable() {

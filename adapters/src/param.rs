@@ -48,6 +48,11 @@ impl Param {
         &self.name
     }
 
+    /// Gives it another name, where parameters of several models stand beside each other.
+    pub fn rename(&mut self, name: impl Into<String>) {
+        self.name = name.into();
+    }
+
     /// Dimensions, as in the checkpoint.
     pub fn shape(&self) -> &[usize] {
         &self.shape

@@ -7,6 +7,7 @@ mod cli;
 mod commands;
 mod data_source;
 pub mod device;
+pub mod diffusion;
 pub mod eval;
 mod failure;
 pub mod generate;

@@ -26,7 +26,7 @@ fn assert_identical(ours: &Run, whole: &Run) {
     let key = |run: &Run| -> Vec<(u64, [u64; 3], u64)> {
         let row = |m: &temper_engine::run::Metric| {
             let bits = [m.loss, m.lr, m.grad_norm].map(f64::to_bits);
-            (m.step, bits, m.tokens)
+            (m.step, bits, m.items.count())
         };
         run.metrics().iter().map(row).collect()
     };

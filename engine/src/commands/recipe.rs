@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use super::output::print;
 use crate::Failure;
 use crate::recipe::{
-    BootstrapRecipe, Length, Method, Recipe, RecipeErrors, bootstrap_schema, explain, schema,
+    Adapter, BootstrapRecipe, DiffusionRecipe, Length, Method, Recipe, RecipeErrors, Train,
+    Trained, bootstrap_schema, diffusion_schema, explain, schema,
 };
 use crate::run::note;
 
@@ -24,7 +25,7 @@ enum Action {
     Show(RecipeArgs),
     /// Print the JSON Schema of recipes, for editors
     Schema {
-        /// The command the recipes are for
+        /// What the recipes are for
         #[arg(long = "for", value_enum, default_value_t = RecipeFor::Train)]
         command: RecipeFor,
     },
@@ -38,7 +39,11 @@ enum Action {
 /// A command that takes recipes.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum RecipeFor {
+    /// Language models
     Train,
+    /// Diffusion models
+    Images,
+    /// Question sets
     Bootstrap,
 }
 
@@ -64,12 +69,21 @@ impl RecipeArgs {
             .then(|| BootstrapRecipe::load(&self.recipe, &self.overrides))
     }
 
+    /// The same for a recipe that trains on images.
+    fn load_diffusion(&self) -> Option<Result<DiffusionRecipe, RecipeErrors>> {
+        DiffusionRecipe::is_at(&self.recipe)
+            .then(|| DiffusionRecipe::load(&self.recipe, &self.overrides))
+    }
+
     /// A checked recipe of any kind, with every default.
     fn resolved(&self) -> Result<String, RecipeErrors> {
-        match self.load_bootstrap() {
-            Some(recipe) => Ok(recipe?.to_toml()),
-            None => Ok(self.load()?.to_toml()),
+        if let Some(recipe) = self.load_bootstrap() {
+            return Ok(recipe?.to_toml());
         }
+        if let Some(recipe) = self.load_diffusion() {
+            return Ok(recipe?.to_toml());
+        }
+        Ok(self.load()?.to_toml())
     }
 }
 
@@ -79,6 +93,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         Action::Show(source) => print(source.resolved()?.trim_end()),
         Action::Schema { command } => print(match command {
             RecipeFor::Train => format!("{:#}", schema()),
+            RecipeFor::Images => format!("{:#}", diffusion_schema()),
             RecipeFor::Bootstrap => format!("{:#}", bootstrap_schema()),
         }),
         Action::Explain { key } => {
@@ -91,6 +106,13 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 fn check(source: &RecipeArgs) -> Result<(), Failure> {
     if let Some(recipe) = source.load_bootstrap() {
         return print(format!("ok: {}", bootstrap_summary(&recipe?)));
+    }
+    if let Some(recipe) = source.load_diffusion() {
+        let recipe = recipe?;
+        for advice in recipe.advice() {
+            note(&format!("advice: {advice}"));
+        }
+        return print(format!("ok: {}", diffusion_summary(&recipe)));
     }
     let recipe = source.load()?;
     for advice in recipe.advice() {
@@ -108,15 +130,40 @@ fn summary(recipe: &Recipe) -> String {
         .as_deref()
         .or(model.preset.as_deref())
         .unwrap_or("a model with random weights");
-    let length = match train.length() {
+    let length = length(train);
+    let (data, rows) = (recipe.data.path.as_slice().join("`, `"), train.batch_size);
+    format!(
+        "{method} of `{model}` on `{data}`, {length}, batches of {rows}, results in `{}`",
+        recipe.run.dir.display()
+    )
+}
+
+/// How long a run is, in words.
+fn length(train: &Train) -> String {
+    match train.length() {
         Length::Steps(1) => "1 step".to_owned(),
         Length::Steps(steps) => format!("{steps} steps"),
         Length::Epochs(epochs) if (epochs - 1.0).abs() < f64::EPSILON => "1 epoch".to_owned(),
         Length::Epochs(epochs) => format!("{epochs} epochs"),
-    };
-    let (data, rows) = (recipe.data.path.as_slice().join("`, `"), train.batch_size);
+    }
+}
+
+/// What a recipe for images does, in one line.
+fn diffusion_summary(recipe: &DiffusionRecipe) -> String {
+    let (train, what) = (&recipe.train, recipe.diffusion.train);
+    let model = recipe.model.path.as_deref();
     format!(
-        "{method} of `{model}` on `{data}`, {length}, batches of {rows}, results in `{}`",
+        "{} of the {} of `{}` on `{}`, {}, batches of {}, results in `{}`",
+        kind_name(&recipe.method(), recipe.adapter.as_ref()),
+        if what == Trained::Vae {
+            "autoencoder"
+        } else {
+            "U-Net"
+        },
+        model.unwrap_or("a model with random weights"),
+        recipe.images.path.display(),
+        length(train),
+        train.batch_size,
         recipe.run.dir.display()
     )
 }
@@ -150,12 +197,13 @@ fn bootstrap_summary(recipe: &BootstrapRecipe) -> String {
 
 /// `oft`, `coft`, `lora` or `full`.
 pub(crate) fn method_name(recipe: &Recipe) -> &'static str {
-    match recipe.method() {
+    kind_name(&recipe.method(), recipe.adapter.as_ref())
+}
+
+fn kind_name(method: &Method, adapter: Option<&Adapter>) -> &'static str {
+    match method {
         Method::Oft(oft) if oft.coft => "coft",
-        _ => recipe
-            .adapter
-            .as_ref()
-            .map_or("full", |adapter| adapter.kind.as_str()),
+        _ => adapter.map_or("full", |adapter| adapter.kind.as_str()),
     }
 }
 

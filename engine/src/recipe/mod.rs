@@ -38,6 +38,7 @@ mod advice;
 mod arithmetic;
 mod bootstrap;
 mod data;
+mod diffusion;
 mod eval;
 mod hints;
 mod model;
@@ -66,11 +67,15 @@ pub use bootstrap::{
     Questions, Samples, TextModel, TextModelKind,
 };
 pub use data::{Data, DataKind, Eval, LossOn, OneOrMany, OverLength, Template};
+pub use diffusion::{
+    CaptionsFrom, Control, Crop, Diffusion, DiffusionModel, DiffusionRecipe, ImageSample, Images,
+    ImagesKind, MasksFrom, PredictionType, SAMPLERS, Trained, Validation,
+};
 pub use eval::{EvalTask, Evaluation, Grader, PromptStyle};
 pub use model::{Init, Model, PRESETS};
 pub use output::{Compute, Precision, Run, Sample};
 pub use problem::{Problem, RecipeErrors};
-pub use schema::{bootstrap_schema, explain, schema};
+pub use schema::{bootstrap_schema, diffusion_schema, explain, schema};
 pub use train::{Length, LossAverage, NonFinite, Schedule, Train};
 
 pub(crate) use validate::directory_name;

@@ -14,8 +14,14 @@ use super::{Run, hints, overrides, walk};
 
 /// A kind of recipe: its sections, and what the stages need to know of it.
 pub(super) trait Kind: DeserializeOwned + JsonSchema {
-    /// The section that every recipe of this kind has and none of another kind.
+    /// The section that marks recipes of this kind.
     const MARK: &'static str;
+
+    /// Fills in defaults that differ from those of the types, before anything is checked.
+    fn complete(_tree: &mut Node) {}
+
+    /// Says the same in the schema.
+    fn refine(_schema: &mut serde_json::Value) {}
 
     /// Reports contradictions between keys, and missing files.
     fn validate(&self, checker: &mut Checker<'_>);
@@ -27,8 +33,12 @@ pub(super) trait Kind: DeserializeOwned + JsonSchema {
     fn run_mut(&mut self) -> &mut Run;
 }
 
-/// The kinds of recipes: the section that marks them, and the command that runs them.
-const COMMANDS: [(&str, &str); 2] = [("train", "temper train"), ("questions", "temper bootstrap")];
+/// The kinds of recipes: the section that marks them, the command that runs them, and what they are for. The first mark decides.
+const KINDS: [(&str, &str, &str); 3] = [
+    ("questions", "temper bootstrap", "question sets"),
+    ("images", "temper train", "diffusion models"),
+    ("train", "temper train", "language models"),
+];
 
 /// A text of more bytes is not a recipe.
 const LARGEST: usize = 1 << 16;
@@ -70,7 +80,10 @@ pub(super) fn parse<K: Kind>(
 pub(super) fn is_marked<K: Kind>(path: &Path) -> bool {
     let Ok(text) = read(path) else { return false };
     let (document, _) = DeTable::parse_recoverable(&text);
-    document.get_ref().contains_key(K::MARK)
+    let marked = KINDS
+        .iter()
+        .find(|(mark, ..)| document.get_ref().contains_key(*mark));
+    marked.is_some_and(|(mark, ..)| *mark == K::MARK)
 }
 
 /// Runs all stages; `None` only with a problem reported.
@@ -82,13 +95,14 @@ fn check<K: Kind>(
     report: &mut Report,
 ) -> Option<K> {
     let mut tree = parse_toml(text, report)?;
-    if let Some(command) = other_command::<K>(&tree) {
-        let message = format!("this is a recipe for `{command}`");
+    if let Some((command, subject)) = other_kind::<K>(&tree) {
+        let message = format!("this is a recipe for `{command}` on {subject}");
         let hint = format!("run `{command} {file_name}`");
         report.add(None, "", message, Some(hint));
         return None;
     }
     overrides::apply(&mut tree, overrides, report);
+    K::complete(&mut tree);
     walk::check(&mut tree, &schema_of::<K>(), report);
     let mut recipe: K = match tree.to_toml().try_into() {
         Ok(recipe) => recipe,
@@ -111,13 +125,11 @@ fn check<K: Kind>(
     Some(recipe)
 }
 
-/// The command for which a recipe was written, if it is another one.
-fn other_command<K: Kind>(tree: &Node) -> Option<&'static str> {
-    if tree.find(K::MARK).is_some() {
-        return None;
-    }
-    let found = |(mark, _): &&(&str, &str)| tree.find(mark).is_some();
-    COMMANDS.iter().find(found).map(|(_, command)| *command)
+/// The command for which a recipe was written and what it works on, if it is of another kind.
+fn other_kind<K: Kind>(tree: &Node) -> Option<(&'static str, &'static str)> {
+    let found = KINDS.iter().find(|(mark, ..)| tree.find(mark).is_some());
+    let (_, command, subject) = found.filter(|(mark, ..)| *mark != K::MARK)?;
+    Some((command, subject))
 }
 
 /// Parses TOML; all its errors are reported, with their places.

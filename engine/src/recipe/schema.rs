@@ -2,11 +2,11 @@
 
 use std::fmt::Write as _;
 
-use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-use super::{BootstrapRecipe, Recipe};
+use super::reading::Kind;
+use super::{BootstrapRecipe, DiffusionRecipe, Recipe};
 
 /// JSON Schema (draft 2020-12) of a recipe, with a description, a default and a range for each key.
 ///
@@ -28,26 +28,38 @@ pub fn bootstrap_schema() -> Value {
     schema_of::<BootstrapRecipe>()
 }
 
+/// The same of a recipe for training on images.
+///
+/// ```
+/// let schema = temper_engine::recipe::diffusion_schema();
+/// assert_eq!(schema["properties"]["train"]["properties"]["batch_size"]["default"], 1);
+/// ```
+pub fn diffusion_schema() -> Value {
+    schema_of::<DiffusionRecipe>()
+}
+
 /// The schema of any kind of recipe.
-pub(super) fn schema_of<K: JsonSchema>() -> Value {
+pub(super) fn schema_of<K: Kind>() -> Value {
     let settings = SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true);
     let mut schema = settings
         .into_generator()
         .into_root_schema_for::<K>()
         .to_value();
     clean(&mut schema);
+    K::refine(&mut schema);
     schema
 }
 
 /// The documentation of one key, such as `train.lr`, or of a section; `None` if there is no such
-/// key. Keys of training recipes come first, then those of recipes for `temper bootstrap`.
+/// key. Keys of recipes for language models come first, then those for images, then those of
+/// recipes for `temper bootstrap`.
 ///
 /// ```
 /// let text = temper_engine::recipe::explain("train.schedule").unwrap();
 /// assert!(text.contains("default: `cosine`"));
 /// ```
 pub fn explain(key: &str) -> Option<String> {
-    let root = [schema(), bootstrap_schema()]
+    let root = [schema(), diffusion_schema(), bootstrap_schema()]
         .into_iter()
         .find(|root| lookup(root, key).is_some())?;
     let here = lookup(&root, key)?;

@@ -3,6 +3,7 @@
 
 mod bootstrap;
 mod contradictions;
+mod diffusion;
 mod files;
 mod overrides;
 mod schema;

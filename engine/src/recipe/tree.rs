@@ -126,6 +126,37 @@ impl Node {
         })
     }
 
+    /// Puts a value under `table.key` of a table that is there, unless the key is.
+    pub(super) fn insert_default(&mut self, path: &str, value: &serde_json::Value) {
+        let Some((table, key)) = path.split_once('.') else {
+            return;
+        };
+        let Value::Table(entries) = &mut self.value else {
+            return;
+        };
+        let Some(entry) = entries.iter_mut().find(|entry| entry.key == table) else {
+            return;
+        };
+        let origin = entry.key_origin.clone();
+        let value = match value {
+            serde_json::Value::String(text) => Value::String(text.clone()),
+            number => match (number.as_i64(), number.as_f64()) {
+                (Some(integer), _) => Value::Integer(integer),
+                (None, Some(float)) => Value::Float(float),
+                (None, None) => return,
+            },
+        };
+        if let Value::Table(entries) = &mut entry.node.value
+            && !entries.iter().any(|entry| entry.key == key)
+        {
+            entries.push(Entry {
+                key: key.to_owned(),
+                key_origin: origin.clone(),
+                node: Self { value, origin },
+            });
+        }
+    }
+
     /// Removes the value under a dotted path of plain keys, if it is there.
     pub(super) fn remove(&mut self, path: &str) {
         let Value::Table(entries) = &mut self.value else {

@@ -168,7 +168,7 @@ fn thin_out(points: &[Point]) -> Vec<Point> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::{EvalMetric, Metric};
+    use crate::run::{EvalMetric, Items, Metric};
 
     fn train(step: u64, loss: f64) -> Row {
         Row::Train(Metric {
@@ -176,8 +176,7 @@ mod tests {
             loss,
             lr: 0.0,
             grad_norm: 0.0,
-            tokens: 0,
-            tokens_per_second: 0.0,
+            items: Items::default(),
             memory_bytes: 0,
             seconds: 0.0,
         })

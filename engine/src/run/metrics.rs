@@ -9,13 +9,97 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{RunError, write_atomic};
 
+/// What a step reads, and how fast.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Items {
+    /// Of a language model.
+    Tokens {
+        /// Training tokens consumed since the beginning of the run.
+        tokens: u64,
+        /// Speed of the step.
+        #[serde(deserialize_with = "null_is_nan")]
+        tokens_per_second: f64,
+    },
+    /// Of an image model.
+    Images {
+        /// Training images consumed since the beginning of the run.
+        images: u64,
+        /// Speed of the step.
+        #[serde(deserialize_with = "null_is_nan")]
+        images_per_second: f64,
+    },
+}
+
+impl Items {
+    /// `count` items so far, at `speed` items a second.
+    pub fn new(unit: Unit, count: u64, speed: f64) -> Self {
+        match unit {
+            Unit::Tokens => Self::Tokens {
+                tokens: count,
+                tokens_per_second: speed,
+            },
+            Unit::Images => Self::Images {
+                images: count,
+                images_per_second: speed,
+            },
+        }
+    }
+
+    /// Items since the beginning of the run.
+    pub fn count(&self) -> u64 {
+        match *self {
+            Self::Tokens { tokens, .. } => tokens,
+            Self::Images { images, .. } => images,
+        }
+    }
+
+    /// Items a second, with the name of the key.
+    pub fn speed(&self) -> (&'static str, f64) {
+        match *self {
+            Self::Tokens {
+                tokens_per_second, ..
+            } => ("tokens_per_second", tokens_per_second),
+            Self::Images {
+                images_per_second, ..
+            } => ("images_per_second", images_per_second),
+        }
+    }
+}
+
+impl Default for Items {
+    fn default() -> Self {
+        Self::new(Unit::Tokens, 0, 0.0)
+    }
+}
+
+/// What is counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Unit {
+    /// Tokens, padding included.
+    #[default]
+    Tokens,
+    /// Images, those of the class included.
+    Images,
+}
+
+impl Unit {
+    /// A speed, such as `812 tokens/s`.
+    pub fn speed(self, per_second: f64) -> String {
+        match self {
+            Self::Tokens => format!("{per_second:.0} tokens/s"),
+            Self::Images => format!("{per_second:.2} images/s"),
+        }
+    }
+}
+
 /// One optimizer step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Metric {
     /// Optimizer steps done, from 1.
     pub step: u64,
-    /// Mean loss per supervised token of the step, in nats. JSON has no NaN: it is written as
-    /// `null`.
+    /// Mean loss of the step: per supervised token in nats, or per value of an image. JSON has no
+    /// NaN: it is written as `null`.
     #[serde(deserialize_with = "null_is_nan")]
     pub loss: f64,
     /// Learning rate of the step.
@@ -23,11 +107,9 @@ pub struct Metric {
     /// Norm of the gradient before clipping.
     #[serde(deserialize_with = "null_is_nan")]
     pub grad_norm: f64,
-    /// Training tokens consumed since the beginning of the run.
-    pub tokens: u64,
-    /// Speed of the step.
-    #[serde(deserialize_with = "null_is_nan")]
-    pub tokens_per_second: f64,
+    /// What was read: `tokens` and `tokens_per_second`, or `images` and `images_per_second`.
+    #[serde(flatten)]
+    pub items: Items,
     /// Memory in use after the step: of the device where it reports it, else of the process.
     pub memory_bytes: u64,
     /// Seconds since the beginning of the process.
@@ -42,7 +124,7 @@ pub struct EvalMetric {
     /// Mean loss per supervised token, in nats.
     #[serde(deserialize_with = "null_is_nan")]
     pub eval_loss: f64,
-    /// Supervised tokens that it is the mean of.
+    /// Supervised tokens, or forward passes of single images, that it is the mean of.
     pub eval_tokens: u64,
     /// Seconds since the beginning of the process.
     pub seconds: f64,
@@ -234,8 +316,7 @@ mod tests {
             loss: 1.0 / (step as f64 + 1.0),
             lr: 1e-4,
             grad_norm: 0.5,
-            tokens: step * 100,
-            tokens_per_second: 1000.0,
+            items: Items::new(Unit::Tokens, step * 100, 1000.0),
             memory_bytes: 1 << 30,
             seconds: step as f64,
         })
@@ -274,6 +355,30 @@ mod tests {
         assert!(
             text.starts_with(r#"{"kind":"train","step":1,"loss":0.5,"lr":0.0001,"#),
             "{text}"
+        );
+    }
+
+    #[test]
+    fn rows_count_images_under_their_own_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        let Row::Train(mut metric) = train(1) else {
+            unreachable!()
+        };
+        metric.items = Items::new(Unit::Images, 8, f64::NAN);
+        let mut writer = MetricsWriter::create(&path).unwrap();
+        writer.write(&Row::Train(metric)).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(
+            text.contains(r#""images":8,"images_per_second":null"#),
+            "{text}"
+        );
+        let Row::Train(read) = read_metrics(&path).unwrap().remove(0) else {
+            panic!("not a step")
+        };
+        assert_eq!(
+            (read.items.count(), read.items.speed().0),
+            (8, "images_per_second")
         );
     }
 

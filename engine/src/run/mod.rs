@@ -32,7 +32,7 @@ pub use error::RunError;
 pub use events::EventWriter;
 pub use lock::RunLock;
 pub use memory::{available_bytes, peak_resident_bytes, resident_bytes};
-pub use metrics::{EvalMetric, Metric, MetricsWriter, Row, TaskMetric, read_metrics};
+pub use metrics::{EvalMetric, Items, Metric, MetricsWriter, Row, TaskMetric, Unit, read_metrics};
 pub use progress::{Progress, Verbosity, note};
 pub use signals::Signals;
 pub use store::{

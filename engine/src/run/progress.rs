@@ -24,7 +24,7 @@ pub enum Verbosity {
 /// use temper_engine::run::{Progress, Verbosity};
 ///
 /// let mut progress = Progress::new("train", 100, Verbosity::Silent).starting_at(40);
-/// progress.step(41, 1.25, 5000.0);
+/// progress.step(41, 1.25, "5000 tokens/s");
 /// progress.update(42, "loss 1.2");
 /// progress.finish();
 /// ```
@@ -92,12 +92,9 @@ impl Progress {
     }
 
     /// Reports a training step.
-    pub fn step(&mut self, step: u64, loss: f64, tokens_per_second: f64) {
+    pub fn step(&mut self, step: u64, loss: f64, speed: &str) {
         if self.is_shown() {
-            self.update(
-                step,
-                &format!("loss {loss:.4}, {tokens_per_second:.0} tokens/s"),
-            );
+            self.update(step, &format!("loss {loss:.4}, {speed}"));
         }
     }
 

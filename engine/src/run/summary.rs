@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::TaskMetric;
+use super::{Items, TaskMetric};
 
-/// The content of `summary.json`. Losses are means per supervised token, in nats.
+/// The content of `summary.json`. Losses are means per supervised token, in nats, or per value of an image.
 ///
 /// ```
 /// use temper_engine::run::Summary;
@@ -23,8 +23,6 @@ pub struct Summary {
     pub eval_loss: Option<f64>,
     /// Loss on held-out data before the first step.
     pub eval_loss_before: Option<f64>,
-    /// Training speed over the whole run, without evaluation and saving.
-    pub tokens_per_second: f64,
     /// Most memory held at once: of the device where it reports it, else of the process.
     pub peak_memory_bytes: u64,
     /// Optimizer steps done.
@@ -33,8 +31,9 @@ pub struct Summary {
     pub trainable_parameters: u64,
     /// All parameters, frozen ones included.
     pub total_parameters: u64,
-    /// Training tokens consumed.
-    pub tokens: u64,
+    /// What was read, and the speed over the whole run, without evaluation and saving.
+    #[serde(flatten)]
+    pub items: Items,
     /// Steps whose update was skipped because a loss or gradient was not finite.
     pub skipped_steps: u64,
     /// The step this run resumed from, if it did.

@@ -6,22 +6,35 @@ use temper_adapters::peft::{
 };
 
 use crate::Failure;
-use crate::recipe::{self, Adapter, EpsScaling, Method, OneOrMany, Recipe};
+use crate::recipe::{self, Adapter, EpsScaling, Method, OneOrMany};
+
+/// What a recipe says of its adapter.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AdapterText<'a> {
+    /// The `[adapter]` section, defaults filled in.
+    pub(crate) adapter: &'a Adapter,
+    /// The model it adapts, as the recipe names it.
+    pub(crate) base: &'a str,
+    /// PEFT's name for what the model does; none for U-Nets.
+    pub(crate) task_type: Option<&'a str>,
+    /// The caller gives each layer its own bound, so that `eps_scaling = "official"` needs no common block size.
+    pub(crate) bounds_by_layer: bool,
+}
 
 /// The configuration of the recipe's adapter for a model with these modules; `None` for full fine-tuning.
 ///
 /// # Errors
 /// A configuration that contradicts itself or matches nothing.
-pub(super) fn peft_config(
-    recipe: &Recipe,
+pub(crate) fn peft_config(
+    text: Option<AdapterText<'_>>,
     modules: &[Module],
-    base: &str,
 ) -> Result<Option<AdapterConfig>, Failure> {
-    let Some(adapter) = &recipe.adapter else {
+    let Some(text) = text else {
         return Ok(None);
     };
-    let common = common(adapter, base);
-    let mut config = match recipe.method() {
+    let adapter = text.adapter;
+    let common = common(text);
+    let mut config = match adapter.method() {
         Method::Full => return Ok(None),
         Method::Oft(oft) => AdapterConfig::Oft(OftConfig {
             common,
@@ -46,11 +59,11 @@ pub(super) fn peft_config(
             ..LoraConfig::default()
         }),
     };
-    if let Method::Oft(oft) = recipe.method()
+    if let Method::Oft(oft) = adapter.method()
         && oft.coft
         && oft.eps_scaling == EpsScaling::Official
     {
-        let factor = official_factor(&config, modules)?;
+        let factor = official_factor(&config, modules, text.bounds_by_layer)?;
         if let AdapterConfig::Oft(config) = &mut config {
             config.eps *= factor;
         }
@@ -58,7 +71,13 @@ pub(super) fn peft_config(
     Ok(Some(config))
 }
 
-fn common(adapter: &Adapter, base: &str) -> Common {
+fn common(text: AdapterText<'_>) -> Common {
+    let AdapterText {
+        adapter,
+        base,
+        task_type,
+        ..
+    } = text;
     let pattern = |value: &OneOrMany| match value {
         OneOrMany::One(text) if text == "all-linear" => ModulePattern::AllLinear,
         OneOrMany::One(text) => ModulePattern::Regex(text.clone()),
@@ -79,14 +98,19 @@ fn common(adapter: &Adapter, base: &str) -> Common {
             OneOrMany::Many(list) => LayerPatterns::Many(list.clone()),
         }),
         modules_to_save: adapter.modules_to_save.clone(),
-        task_type: Some("CAUSAL_LM".to_owned()),
+        task_type: task_type.map(str::to_owned),
         ..Common::default()
     }
 }
 
 /// The official code constrains ‖Q‖ to `eps·b²/√r`, PEFT to `eps/√r`: the factor is b², which one file can hold only when all
-/// adapted layers share b.
-fn official_factor(config: &AdapterConfig, modules: &[Module]) -> Result<f64, Failure> {
+/// adapted layers share b. `by_layer`, the largest is taken: PEFT projects when it loads, and a smaller bound would change what was
+/// trained.
+fn official_factor(
+    config: &AdapterConfig,
+    modules: &[Module],
+    by_layer: bool,
+) -> Result<f64, Failure> {
     let targets = resolve(config, modules)?.targets;
     let mut sizes: Vec<usize> = targets
         .iter()
@@ -99,6 +123,7 @@ fn official_factor(config: &AdapterConfig, modules: &[Module]) -> Result<f64, Fa
     sizes.dedup();
     match sizes.as_slice() {
         &[b] => Ok((b * b) as f64),
+        &[.., b] if by_layer => Ok((b * b) as f64),
         _ => Err(Failure::usage(format!(
             "`adapter.eps_scaling = \"official\"` needs one block size for all layers, but the adapted layers have {sizes:?}"
         ))

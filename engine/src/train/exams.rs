@@ -11,7 +11,6 @@ use temper_datasets::Tokenizer;
 use temper_datasets::problems::Task;
 use temper_models::Llama;
 
-use super::state;
 use super::trainer::Trainer;
 use crate::Failure;
 use crate::data_source::one_file;
@@ -226,8 +225,7 @@ impl Trainer<'_> {
         }
         match self.position.best_exam {
             Some((_, best)) if options.choose_best && best != step => {
-                let checkpoint = self.store.load(best)?;
-                state::load(&checkpoint.path, self.learner.model_mut())?;
+                self.go_back(best)?;
                 Ok(Some(best))
             }
             _ => Ok(Some(step)),

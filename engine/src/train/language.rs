@@ -52,7 +52,7 @@ impl Learner for LanguageLearner {
         let batch = self.train.step(step)?;
         let mut report = StepReport {
             targets: batch.target_tokens,
-            tokens: batch.tokens,
+            items: batch.tokens,
             loss: 0.0,
         };
         let micros: Vec<TokenBatch> = batch.micro.into_iter().map(token_batch).collect();

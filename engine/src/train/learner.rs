@@ -5,15 +5,15 @@ use temper_models::Gradients;
 
 use crate::Failure;
 use crate::eval::Summary;
-use crate::run::RunDir;
+use crate::run::{RunDir, Unit};
 
 /// What one optimizer step saw.
 #[derive(Clone, Debug, Default)]
 pub struct StepReport {
     /// Mean loss over the targets of the step.
     pub loss: f64,
-    /// Items read (tokens, padding included).
-    pub tokens: u64,
+    /// Items read, in the learner's unit.
+    pub items: u64,
     /// Items that entered the loss.
     pub targets: u64,
 }
@@ -51,6 +51,27 @@ pub trait Learner {
     ) -> Result<Option<Summary>, Failure> {
         let _ = (step, run, stop);
         Ok(None)
+    }
+
+    /// What [`StepReport::items`] counts.
+    fn unit(&self) -> Unit {
+        Unit::Tokens
+    }
+
+    /// The learning rate of a parameter, as a multiple of the recipe's.
+    fn rate_scale(&self, name: &str) -> f64 {
+        let _ = name;
+        1.0
+    }
+
+    /// Shows what the model does with the parameters as they are after `step` steps; leaves it in `run`. False when `stop` came true
+    /// before the end.
+    ///
+    /// # Errors
+    /// What keeps the model from being run or the result from being written.
+    fn show(&self, step: u64, run: &RunDir, stop: &dyn Fn() -> bool) -> Result<bool, Failure> {
+        let _ = (step, run, stop);
+        Ok(true)
     }
 
     /// Which examples `step` reads, for the report of a step that went wrong.

@@ -10,6 +10,8 @@ use temper_adapters::vectorized;
 use temper_adapters::{Param, Parameters};
 use temper_models::Gradients;
 
+use super::average::Averages;
+
 /// Settings that stay the same during a run.
 ///
 /// | name | default | purpose |
@@ -83,6 +85,8 @@ pub struct OptimizerState {
     pub moments: BTreeMap<String, Moments>,
     /// Updates made so far.
     pub updates: u64,
+    /// Running means of the parameters, where a recipe asks for them.
+    pub averages: Option<Averages>,
 }
 
 impl OptimizerState {

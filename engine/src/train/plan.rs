@@ -100,8 +100,7 @@ impl MemoryPlan {
         };
         let head = input.head_bytes(full);
         let backward = tokens * (3 * input.config.intermediate_size + 2 * c) * input.compute_bytes;
-        let mut components = vec![
-            ("process", PROCESS),
+        let components = vec![
             ("data", input.data_bytes),
             ("weights", weights as u64),
             (
@@ -114,15 +113,26 @@ impl MemoryPlan {
             // The head's chunk and the backward pass of a block are not alive together.
             ("loss and backward buffers", head.max(backward) as u64),
         ];
-        let tensors: u64 = components[1..].iter().map(|(_, bytes)| bytes).sum();
-        components.push(("allocator", (tensors as f64 * ALLOCATOR) as u64));
-        components.retain(|(_, bytes)| *bytes > 0);
         let added = adapter.map_or(0, |sizes| sizes.added);
-        Ok(Self {
-            parameters: base + added,
+        Ok(Self::of_tensors(base + added, trainable, components))
+    }
+
+    /// A plan of what tensors take, with what the process and the allocator take beside them.
+    pub(crate) fn of_tensors(
+        parameters: usize,
+        trainable: usize,
+        tensors: Vec<(&'static str, u64)>,
+    ) -> Self {
+        let total: u64 = tensors.iter().map(|(_, bytes)| bytes).sum();
+        let mut components = vec![("process", PROCESS)];
+        components.extend(tensors);
+        components.push(("allocator", (total as f64 * ALLOCATOR) as u64));
+        components.retain(|(_, bytes)| *bytes > 0);
+        Self {
+            parameters,
             trainable,
             components,
-        })
+        }
     }
 
     /// Bytes of everything together.
@@ -156,16 +166,21 @@ impl PlanInput<'_> {
     }
 }
 
-struct AdapterSizes {
+/// Sizes of an adapter, known from its configuration alone.
+pub(crate) struct AdapterSizes {
     /// Values that the graphs of all rotations hold: powers of the skew matrices, or the inverse and the rotation.
-    rotations: usize,
+    pub(crate) rotations: usize,
     /// Values that the adapter adds to the model.
-    added: usize,
+    pub(crate) added: usize,
     /// Values trained: the added ones and `modules_to_save`.
-    trained: usize,
+    pub(crate) trained: usize,
 }
 
-fn adapter_sizes(config: &AdapterConfig, modules: &[Module]) -> Result<AdapterSizes, Failure> {
+/// Counts what an adapter adds.
+pub(crate) fn adapter_sizes(
+    config: &AdapterConfig,
+    modules: &[Module],
+) -> Result<AdapterSizes, Failure> {
     let resolution = resolve(config, modules)?.require_all()?;
     let (mut added, mut rotations) = (0, 0);
     for target in &resolution.targets {
@@ -248,7 +263,7 @@ pub(crate) fn grouped(number: u64) -> String {
 }
 
 /// Bytes in the largest unit that keeps a digit before the point.
-pub(super) fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     let bytes = bytes as f64;
     match bytes {
         b if b >= 1e9 => format!("{:.2} GB", b / 1e9),

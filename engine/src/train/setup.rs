@@ -4,22 +4,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::FloatDType;
-use temper_adapters::peft::{AdapterConfig, AdapterFile, TargetRule, resolve};
+use temper_adapters::peft::{AdapterConfig, AdapterFile, Module, TargetRule, resolve};
 use temper_adapters::{Parameters, RandomSource, attach, attach_trained};
 use temper_datasets::{Dataset, Loader, LoaderConfig, Tokenizer, random};
 use temper_models::{Llama, LlamaConfig};
 
-use super::adapter::peft_config;
+use super::adapter::{AdapterText, peft_config};
 use super::exams::{ExamOptions, RecipeExam};
 use super::language::LanguageLearner;
 use super::optimizer::AdamW;
 use super::plan::grouped;
+use super::resume::differs;
 use super::schedule::LearningRate;
 use super::trainer::TrainerOptions;
 use crate::data_source::{load_tokenizer, train_and_eval_sets};
 use crate::device::{self, OpenDevice};
 use crate::loading::dtype_of;
-use crate::recipe::{Data, Init, Length, Recipe};
+use crate::recipe::{Data, Init, Length, Recipe, Train};
 use crate::run::{Verbosity, note};
 use crate::{Failure, hub};
 
@@ -194,28 +195,17 @@ pub(super) fn checked_adapter(
     config: &LlamaConfig,
 ) -> Result<Option<AdapterConfig>, Failure> {
     let base = recipe.model.path.as_deref().unwrap_or_default();
-    let Some(adapter) = peft_config(recipe, &config.modules(), base)? else {
+    let text = recipe.adapter.as_ref().map(|adapter| AdapterText {
+        adapter,
+        base,
+        task_type: Some("CAUSAL_LM"),
+        bounds_by_layer: false,
+    });
+    let modules = config.modules();
+    let Some(adapter) = peft_config(text, &modules)? else {
         return Ok(None);
     };
-    let targets = resolve(&adapter, &config.modules())
-        .map_err(Failure::usage)?
-        .targets;
-    for target in &targets {
-        let (inputs, outputs) = (
-            target.kind.rotated_inputs().unwrap_or(0),
-            target.kind.outputs().unwrap_or(0),
-        );
-        if let TargetRule::Lora { rank, .. } = target.rule
-            && rank > inputs.max(outputs)
-        {
-            let message = format!(
-                "`adapter.r` = {rank} exceeds the sizes of `{}` ({inputs} to {outputs})",
-                target.name
-            );
-            return Err(Failure::usage(message)
-                .with_hint("a rank above the layer's own adds nothing; 8 to 64 are usual"));
-        }
-    }
+    check_ranks(&adapter, &modules)?;
     let layers = recipe
         .adapter
         .as_ref()
@@ -238,8 +228,30 @@ pub(super) fn checked_adapter(
     Ok(Some(adapter))
 }
 
+/// A rank above both sides of a layer adds nothing.
+pub(crate) fn check_ranks(adapter: &AdapterConfig, modules: &[Module]) -> Result<(), Failure> {
+    let targets = resolve(adapter, modules).map_err(Failure::usage)?.targets;
+    for target in &targets {
+        let (inputs, outputs) = (
+            target.kind.rotated_inputs().unwrap_or(0),
+            target.kind.outputs().unwrap_or(0),
+        );
+        if let TargetRule::Lora { rank, .. } = target.rule
+            && rank > inputs.max(outputs)
+        {
+            let message = format!(
+                "`adapter.r` = {rank} exceeds the sizes of `{}` ({inputs} to {outputs})",
+                target.name
+            );
+            return Err(Failure::usage(message)
+                .with_hint("a rank above the layer's own adds nothing; 8 to 64 are usual"));
+        }
+    }
+    Ok(())
+}
+
 /// Values trained under one configuration mean something else under another: scale, sign and block size must agree.
-fn same_method(
+pub(crate) fn same_method(
     recipe: &AdapterConfig,
     file: &AdapterConfig,
     directory: &str,
@@ -357,7 +369,14 @@ fn total_steps(recipe: &Recipe, train: &Loader) -> u64 {
 }
 
 fn trainer_options(recipe: &Recipe, total: u64) -> TrainerOptions {
-    let train = &recipe.train;
+    TrainerOptions {
+        exam: recipe.eval.as_ref().map(ExamOptions::of),
+        ..options(&recipe.train, total)
+    }
+}
+
+/// How `[train]` drives a run of `total` steps.
+pub(crate) fn options(train: &Train, total: u64) -> TrainerOptions {
     TrainerOptions {
         adam: AdamW {
             beta1: train.beta1,
@@ -378,7 +397,9 @@ fn trainer_options(recipe: &Recipe, total: u64) -> TrainerOptions {
         keep_last: train.keep_last,
         log_every: train.log_every as u64,
         patience: train.early_stopping_patience,
-        exam: recipe.eval.as_ref().map(ExamOptions::of),
+        exam: None,
+        show_every: 0,
+        ema_decay: None,
     }
 }
 
@@ -402,22 +423,7 @@ pub(crate) fn same_recipe(recipe: &Recipe, stored: &Path) -> Result<(), Failure>
         }
         copy.to_toml()
     };
-    let (new, old_text) = (neutral(recipe), neutral(&old));
-    let changed: Vec<String> = new
-        .lines()
-        .filter(|line| !old_text.lines().any(|other| other == *line))
-        .map(|line| line.trim().to_owned())
-        .collect();
-    if changed.is_empty() && new == old_text {
-        return Ok(());
-    }
-    let message = format!(
-        "the recipe differs from the one in `{}`: {}",
-        stored.display(),
-        changed.join("; ")
-    );
-    Err(Failure::usage(message)
-        .with_hint("undo the change to resume, or start a new run in another `run.dir`"))
+    differs(&neutral(recipe), &neutral(&old), stored)
 }
 
 #[cfg(test)]

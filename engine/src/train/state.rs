@@ -10,12 +10,14 @@ use temper_adapters::weights::{Checkpoint, Dtype, HostTensor, WeightsError, save
 use temper_adapters::{Adaptable, Param, Parameters};
 use temper_models::host_tensor;
 
+use super::average::Averages;
 use super::optimizer::{Moments, OptimizerState};
 use crate::Failure;
 use crate::run::CheckpointWriter;
 
 const TRAINED: &str = "trained.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
+const AVERAGES: &str = "averages.safetensors";
 const STATE: &str = "state.json";
 
 /// Where a run stands. Randomness and data order are functions of the step, so nothing of them is here.
@@ -23,8 +25,9 @@ const STATE: &str = "state.json";
 pub struct Position {
     /// Optimizer steps done.
     pub step: u64,
-    /// Tokens read so far.
-    pub tokens: u64,
+    /// Items read so far: tokens or images.
+    #[serde(rename = "tokens")]
+    pub items: u64,
     /// Loss of the first step.
     pub first_loss: Option<f64>,
     /// Loss of the last step.
@@ -83,6 +86,13 @@ pub(crate) fn save(
         moments.push((format!("{name}.exp_avg_sq"), v));
     }
     save_safetensors(&writer.dir().join(OPTIMIZER), &moments, &metadata)?;
+    if let Some(averages) = &optimizer.averages {
+        let mut means = Vec::new();
+        for (name, mean) in averages.values() {
+            means.push((name.clone(), vector(&values(mean))?));
+        }
+        save_safetensors(&writer.dir().join(AVERAGES), &means, &metadata)?;
+    }
     let state = State {
         position: position.clone(),
         updates: optimizer.updates,
@@ -109,6 +119,9 @@ pub(crate) fn load(
     let state: State = serde_json::from_slice(&text)?;
     let trained = Checkpoint::open(directory.join(TRAINED))?;
     let moments = Checkpoint::open(directory.join(OPTIMIZER))?;
+    let path = directory.join(AVERAGES);
+    let means = path.is_file().then(|| Checkpoint::open(path)).transpose()?;
+    let mut averages = BTreeMap::new();
     let mut optimizer = OptimizerState {
         updates: state.updates,
         ..OptimizerState::default()
@@ -122,6 +135,10 @@ pub(crate) fn load(
                 if state.updates > 0 {
                     let entry = restore_moments(param, &moments)?;
                     optimizer.moments.insert(param.name().to_owned(), entry);
+                }
+                if let Some(means) = &means {
+                    let mean = on_device_of(param, means.read_f32(param.name())?);
+                    averages.insert(param.name().to_owned(), mean);
                 }
                 Ok(count)
             });
@@ -137,16 +154,21 @@ pub(crate) fn load(
             Failure::run(message).with_hint("resume with the recipe the run was started with")
         );
     }
+    optimizer.averages = means.map(|_| Averages::restored(averages));
     Ok((optimizer, state.position))
+}
+
+/// A flat tensor where the parameter is.
+fn on_device_of(param: &Param, values: Vec<f32>) -> Tensor<1> {
+    let n = values.len();
+    Tensor::from_data(TensorData::new(values, [n]), &param.plain().device())
 }
 
 /// Reads one parameter.
 fn restore(param: &mut Param, trained: &Checkpoint) -> Result<(), WeightsError> {
     trained.expect(param.name(), param.shape())?;
     let values = trained.read_f32(param.name())?;
-    let device = param.plain().device();
-    let n = values.len();
-    param.set(Tensor::from_data(TensorData::new(values, [n]), &device));
+    param.set(on_device_of(param, values));
     Ok(())
 }
 
@@ -159,19 +181,15 @@ fn restore_moments(param: &Param, moments: &Checkpoint) -> Result<Moments, Weigh
     if HostView::view(&value).is_some() {
         return Ok(Moments::Host { m, v });
     }
-    let tensor = |values: Vec<f32>| {
-        let n = values.len();
-        Tensor::from_data(TensorData::new(values, [n]), &value.device())
-    };
     Ok(Moments::Device {
-        m: tensor(m),
-        v: tensor(v),
+        m: on_device_of(param, m),
+        v: on_device_of(param, v),
     })
 }
 
 /// Bytes a checkpoint will take, for the check of free space.
-pub(super) fn expected_bytes(model: &dyn Parameters) -> u64 {
-    (model.count(true) as u64) * 12 + (1 << 16)
+pub(super) fn expected_bytes(model: &dyn Parameters, averages: bool) -> u64 {
+    (model.count(true) as u64) * if averages { 16 } else { 12 } + (1 << 16)
 }
 
 fn values(tensor: &Tensor<1>) -> Vec<f32> {

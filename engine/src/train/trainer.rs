@@ -7,6 +7,7 @@ use burn::tensor::FloatDType;
 use temper_adapters::{Adaptable, Param};
 use temper_models::Gradients;
 
+use super::average::Averages;
 use super::exams::ExamOptions;
 use super::learner::{Learner, StepReport};
 use super::optimizer::{AdamW, OptimizerState, clip, global_norm, without_gradient};
@@ -14,7 +15,7 @@ use super::schedule::LearningRate;
 use super::state::{self, Position};
 use crate::Failure;
 use crate::run::{
-    CheckpointStore, EvalMetric, EventWriter, Metric, MetricsWriter, Progress, Row, RunDir,
+    CheckpointStore, EvalMetric, EventWriter, Items, Metric, MetricsWriter, Progress, Row, RunDir,
     Signals, TaskMetric, resident_bytes,
 };
 
@@ -39,6 +40,10 @@ pub struct TrainerOptions {
     pub patience: Option<usize>,
     /// Problems to solve between steps.
     pub exam: Option<ExamOptions>,
+    /// Steps between [`Learner::show`]; 0 only before the first step and after the last.
+    pub show_every: u64,
+    /// Largest decay of the running means of the parameters; `None` keeps none.
+    pub ema_decay: Option<f64>,
 }
 
 /// How a run ended.
@@ -68,7 +73,7 @@ pub(super) struct Trainer<'a> {
     pub(super) evaluated: Option<(u64, f64)>,
     /// What was solved after which step.
     pub(super) exams: BTreeMap<u64, TaskMetric>,
-    /// Seconds and tokens of the steps of this process but the first, which warms caches up.
+    /// Seconds and items of the steps of this process but the first, which warms caches up.
     pub(super) timed: (f64, u64),
 }
 
@@ -76,6 +81,10 @@ impl Trainer<'_> {
     /// Runs to the end, or to a reason to stop before it.
     pub(super) fn run(&mut self) -> Result<Ending, Failure> {
         let total = self.options.rate.total;
+        self.begin_averages();
+        if self.position.step == 0 {
+            self.show(0)?;
+        }
         if self.position.step == 0 && self.position.eval_before.is_none() {
             self.position.eval_before = self.evaluate()?;
             if let (Some(loss), Some(_)) = (self.position.eval_before, self.options.patience) {
@@ -109,6 +118,9 @@ impl Trainer<'_> {
                 false
             };
             let best = self.exam_is_due() && self.sit_exam(step)?;
+            if due(self.options.show_every) && step < total {
+                self.show(step)?;
+            }
             let signal = self.signals.stop_requested();
             let save_now = self.signals.take_save_request();
             let ends = signal.is_some() || stop || step == total;
@@ -143,7 +155,7 @@ impl Trainer<'_> {
         let seconds = start.elapsed().as_secs_f64();
         if step > first {
             self.timed.0 += seconds;
-            self.timed.1 += report.tokens;
+            self.timed.1 += report.items;
         }
         self.advance(&report, seconds);
         if self
@@ -154,8 +166,8 @@ impl Trainer<'_> {
         {
             self.log(&report, [lr, norm, seconds])?;
         }
-        let speed = report.tokens as f64 / seconds;
-        self.progress.step(self.position.step, report.loss, speed);
+        let speed = self.learner.unit().speed(report.items as f64 / seconds);
+        self.progress.step(self.position.step, report.loss, &speed);
         Ok(())
     }
 
@@ -176,25 +188,73 @@ impl Trainer<'_> {
             missing.len()
         );
         Err(Failure::run(message)
-            .with_hint("the batch may hold no target token; see `temper data preview`"))
+            .with_hint("the batch may hold nothing that enters the loss (no target token, an empty mask); see `temper data preview`"))
     }
 
     fn update(&mut self, mut gradients: Gradients, lr: f64) {
         self.optimizer.begin_update();
         let (optimizer, adam) = (&mut self.optimizer, self.options.adam);
+        let scales = rate_scales(self.learner);
         let model = self.learner.model_mut();
         model.visit_mut(&mut |param: &mut Param| {
             if let Some(gradient) = gradients.remove(param.name()) {
-                optimizer.update(&adam, lr, param, gradient);
+                let scale = scales.get(param.name()).copied().unwrap_or(1.0);
+                optimizer.update(&adam, lr * scale, param, gradient);
             }
         });
         model.project();
+        let updates = optimizer.updates;
+        if let Some(averages) = &mut optimizer.averages {
+            averages.update(self.learner.model(), updates);
+        }
+    }
+
+    /// Where the recipe keeps running means and the checkpoint, if any, has none.
+    fn begin_averages(&mut self) {
+        let Some(decay) = self.options.ema_decay else {
+            self.optimizer.averages = None;
+            return;
+        };
+        let kept = self.optimizer.averages.take();
+        let averages = kept.unwrap_or_else(|| Averages::new(decay, self.learner.model()));
+        self.optimizer.averages = Some(averages.with_decay(decay));
+    }
+
+    /// Puts the running means into the model, and the parameters where the means were.
+    fn swap_averages(&mut self) {
+        if let Some(averages) = &mut self.optimizer.averages {
+            averages.swap(self.learner.model_mut());
+        }
+    }
+
+    /// Makes the running means the parameters of the model, for good.
+    pub(super) fn adopt_averages(&mut self) {
+        self.swap_averages();
+        self.optimizer.averages = None;
+    }
+
+    /// Lets the learner show what it has learned, with the running means where there are some.
+    pub(super) fn show(&mut self, step: u64) -> Result<bool, Failure> {
+        let signals = self.signals;
+        self.swap_averages();
+        let stop = || signals.stop_requested().is_some();
+        let shown = self.learner.show(step, self.directory, &stop);
+        self.swap_averages();
+        shown
+    }
+
+    /// Back to the parameters after `step`.
+    pub(super) fn go_back(&mut self, step: u64) -> Result<(), Failure> {
+        let checkpoint = self.store.load(step)?;
+        let (optimizer, _) = state::load(&checkpoint.path, self.learner.model_mut())?;
+        self.optimizer.averages = optimizer.averages;
+        Ok(())
     }
 
     fn advance(&mut self, report: &StepReport, seconds: f64) {
         let position = &mut self.position;
         position.step += 1;
-        position.tokens += report.tokens;
+        position.items += report.items;
         position.seconds += seconds;
         position.first_loss.get_or_insert(report.loss);
         position.last_loss = report.loss;
@@ -205,15 +265,15 @@ impl Trainer<'_> {
         report: &StepReport,
         [lr, grad_norm, seconds]: [f64; 3],
     ) -> Result<(), Failure> {
-        let tokens_per_second = report.tokens as f64 / seconds;
         let position = &self.position;
+        let per_second = report.items as f64 / seconds;
+        let items = Items::new(self.learner.unit(), position.items, per_second);
         self.metrics.write(&Row::Train(Metric {
             step: position.step,
             loss: report.loss,
             lr,
             grad_norm,
-            tokens: position.tokens,
-            tokens_per_second,
+            items,
             memory_bytes: resident_bytes().unwrap_or(0),
             seconds: position.seconds,
         }))?;
@@ -221,7 +281,7 @@ impl Trainer<'_> {
             ("train/loss", report.loss),
             ("train/lr", lr),
             ("train/grad_norm", grad_norm),
-            ("train/tokens_per_second", tokens_per_second),
+            (speed_tag(&items), per_second),
         ];
         self.events.scalars(position.step, &scalars)?;
         Ok(())
@@ -235,9 +295,13 @@ impl Trainer<'_> {
         {
             return Ok(Some(loss));
         }
-        let Some((loss, targets)) = self.learner.evaluate()? else {
+        self.swap_averages();
+        let evaluated = self.learner.evaluate();
+        self.swap_averages();
+        let Some((loss, targets)) = evaluated? else {
             return Ok(None);
         };
+        let position = &self.position;
         self.evaluated = Some((position.step, loss));
         self.metrics.write(&Row::Eval(EvalMetric {
             step: position.step,
@@ -278,8 +342,7 @@ impl Trainer<'_> {
         let Some((loss, step)) = self.position.best else {
             return Ok(None);
         };
-        let checkpoint = self.store.load(step)?;
-        state::load(&checkpoint.path, self.learner.model_mut())?;
+        self.go_back(step)?;
         Ok(Some(loss))
     }
 
@@ -287,7 +350,7 @@ impl Trainer<'_> {
     pub(super) fn save(&mut self) -> Result<(), Failure> {
         self.metrics.sync()?;
         let (model, optimizer, position) = (self.learner.model(), &self.optimizer, &self.position);
-        let bytes = state::expected_bytes(model);
+        let bytes = state::expected_bytes(model, self.optimizer.averages.is_some());
         self.store.save(position.step, bytes, |writer| {
             state::save(writer, model, optimizer, position)
         })?;
@@ -323,7 +386,28 @@ impl Trainer<'_> {
             "step {} is not finite (loss {loss}, first in the {place}); examples {rows}; {kept}",
             step + 1
         );
-        Failure::run(message).with_hint("lower `train.lr`, set `train.max_grad_norm`, or look at the examples with `temper data preview`")
+        Failure::run(message).with_hint(
+            "lower `train.lr`, set `train.max_grad_norm`, or look at the examples named above",
+        )
+    }
+}
+
+/// The learning rates that differ from the recipe's, as multiples of it.
+fn rate_scales(learner: &dyn Learner) -> BTreeMap<String, f64> {
+    let mut scales = BTreeMap::new();
+    learner.model().visit(&mut |param| {
+        let scale = learner.rate_scale(param.name());
+        if param.is_trainable() && (scale - 1.0).abs() > f64::EPSILON {
+            scales.insert(param.name().to_owned(), scale);
+        }
+    });
+    scales
+}
+
+fn speed_tag(items: &Items) -> &'static str {
+    match items {
+        Items::Tokens { .. } => "train/tokens_per_second",
+        Items::Images { .. } => "train/images_per_second",
     }
 }
 

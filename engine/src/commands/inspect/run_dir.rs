@@ -117,7 +117,9 @@ fn summary(path: &Path, report: &mut Report) {
             "trained_parameters",
             usize::try_from(summary.trainable_parameters).unwrap_or(usize::MAX),
         );
-        report.fact("tokens_per_second", summary.tokens_per_second.round());
+        let (key, speed) = summary.items.speed();
+        let digits = if speed < 100.0 { 100.0 } else { 1.0 };
+        report.fact(key, (speed * digits).round() / digits);
         report.fact("seconds", summary.seconds.round());
     } else if file.exists() {
         report.note(format!("`{}` is not a summary", file.display()));

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::recipe_with;
 use crate::recipe::reading::{Kind, load, parse};
-use crate::recipe::{BootstrapRecipe, Method, Problem, Recipe, written};
+use crate::recipe::{BootstrapRecipe, DiffusionRecipe, Method, Problem, Recipe, written};
 
 fn repository() -> PathBuf {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).to_owned()
@@ -196,6 +196,8 @@ fn every_shipped_recipe_is_valid_and_fast_to_check() {
     for file in files {
         if BootstrapRecipe::is_at(&file) {
             check_shipped::<BootstrapRecipe>(&file);
+        } else if DiffusionRecipe::is_at(&file) {
+            check_shipped::<DiffusionRecipe>(&file);
         } else {
             check_shipped::<Recipe>(&file);
         }

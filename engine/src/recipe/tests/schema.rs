@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::recipe::{PRESETS, bootstrap_schema, explain, schema};
+use crate::recipe::{PRESETS, bootstrap_schema, diffusion_schema, explain, schema};
 
 /// Calls `visit` with every key of the schema.
 fn each_key(schema: &Value, path: &str, visit: &mut impl FnMut(&str, &Value)) {
@@ -34,11 +34,18 @@ fn every_key_has_a_description() {
         assert!(explain(key).is_some(), "{key}");
     });
     assert!(keys > 120, "{keys}");
+    each_key(&diffusion_schema(), "", &mut |key, schema| {
+        keys += 1;
+        let text = schema["description"].as_str().unwrap_or_default();
+        assert!(text.len() > 5 && !text.contains('\n'), "{key}: {text:?}");
+        assert!(explain(key).is_some(), "{key}");
+    });
+    assert!(keys > 240, "{keys}");
 }
 
 #[test]
 fn tables_refuse_unknown_keys_and_nothing_is_null() {
-    for schema in [schema(), bootstrap_schema()] {
+    for schema in [schema(), bootstrap_schema(), diffusion_schema()] {
         assert_eq!(schema["additionalProperties"], false);
         each_key(&schema, "", &mut |key, schema| {
             if schema.get("properties").is_some() {

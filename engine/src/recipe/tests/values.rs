@@ -73,7 +73,11 @@ fn names_of_other_tools_are_translated() {
 
 #[test]
 fn every_alias_leads_to_a_key_that_exists() {
-    let schemas = [schema::schema(), schema::bootstrap_schema()];
+    let schemas = [
+        schema::schema(),
+        schema::diffusion_schema(),
+        schema::bootstrap_schema(),
+    ];
     for target in hints::targets() {
         let exists = |schema| schema::lookup(schema, target).is_some();
         assert!(schemas.iter().any(exists), "{target}");

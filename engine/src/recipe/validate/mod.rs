@@ -4,6 +4,7 @@ mod ablation;
 mod adapter;
 mod bootstrap;
 mod data;
+mod diffusion;
 mod eval;
 mod model;
 mod train;
@@ -23,6 +24,18 @@ pub(super) struct Checker<'a> {
     report: &'a mut Report,
 }
 
+/// What a run measures its progress on.
+pub(super) struct HeldOut {
+    /// The section or key that gives it.
+    key: &'static str,
+    /// Its name.
+    what: &'static str,
+    /// Whether there is some.
+    present: bool,
+    /// How to get some.
+    add: &'static str,
+}
+
 impl<'a> Checker<'a> {
     /// Relative paths start at `base`.
     pub(super) fn new(tree: &'a Node, base: &'a Path, report: &'a mut Report) -> Self {
@@ -39,7 +52,14 @@ impl Checker<'_> {
             self.adapter(adapter);
         }
         self.data(&recipe.data);
-        self.train(&recipe.train, recipe.data.eval.is_some());
+        let add_eval = "add `[data.eval]` with `path = ...` or `fraction = 0.02`";
+        let held_out = HeldOut {
+            key: "data.eval",
+            what: "held-out rows",
+            present: recipe.data.eval.is_some(),
+            add: add_eval,
+        };
+        self.train(&recipe.train, &held_out);
         if let Some(eval) = &recipe.eval {
             self.evaluation_of_tasks(eval);
         }

@@ -1,14 +1,14 @@
 //! `[train]`: a run has one length, and what happens during it must be able to happen.
 
-use super::Checker;
+use super::{Checker, HeldOut};
 use crate::recipe::{LossAverage, Schedule, Train};
 
 impl Checker<'_> {
-    pub(super) fn train(&mut self, train: &Train, has_eval: bool) {
+    pub(super) fn train(&mut self, train: &Train, held_out: &HeldOut) {
         self.length(train);
         self.batch(train);
         self.schedule(train);
-        self.evaluation(train, has_eval);
+        self.evaluation(train, held_out);
     }
 
     fn length(&mut self, train: &Train) {
@@ -87,23 +87,28 @@ impl Checker<'_> {
         }
     }
 
-    fn evaluation(&mut self, train: &Train, has_eval: bool) {
-        let add_eval = "add `[data.eval]` with `path = ...` or `fraction = 0.02`";
-        if train.eval_every > 0 && !has_eval {
+    fn evaluation(&mut self, train: &Train, held_out: &HeldOut) {
+        let HeldOut {
+            key,
+            what,
+            present,
+            add,
+        } = *held_out;
+        if train.eval_every > 0 && !present {
             self.problem(
-                &["train.eval_every", "data.eval"],
-                "`train.eval_every` needs held-out rows",
-                add_eval,
+                &["train.eval_every", key],
+                format!("`train.eval_every` needs {what}"),
+                add,
             );
         }
         if train.early_stopping_patience.is_none() {
             return;
         }
-        if !has_eval {
+        if !present {
             self.problem(
-                &["train.early_stopping_patience", "data.eval"],
-                "`train.early_stopping_patience` needs held-out rows",
-                add_eval,
+                &["train.early_stopping_patience", key],
+                format!("`train.early_stopping_patience` needs {what}"),
+                add,
             );
         } else if train.eval_every == 0 {
             self.problem(

@@ -1,0 +1,5 @@
+//! Latent diffusion.
+
+mod training;
+
+pub use training::{dry_run, train};

@@ -1,0 +1,51 @@
+//! Advice on diffusion recipes that can run, but probably not as their author expects.
+
+use super::DiffusionRecipe;
+use crate::recipe::{Compute, EpsScaling, Init, Method};
+
+impl DiffusionRecipe {
+    /// Remarks on choices that are allowed and often regretted, one sentence each. They stop
+    /// nothing.
+    ///
+    /// ```
+    /// use temper_engine::recipe::DiffusionRecipe;
+    ///
+    /// let mut recipe = DiffusionRecipe::default();
+    /// recipe.train.lr = 1e-4;
+    /// assert!(recipe.advice().iter().any(|advice| advice.contains("train.lr")));
+    /// ```
+    pub fn advice(&self) -> Vec<String> {
+        let mut advice = Vec::new();
+        let lr = self.train.lr;
+        match self.method() {
+            Method::Full if self.model.init == Init::Pretrained && lr > 2e-5 => advice.push(
+                "`train.lr` is high for training all weights of a pretrained model on a few images; DreamBooth takes 2e-6 to 5e-6",
+            ),
+            Method::Lora(_) if lr > 1e-3 => advice.push(
+                "`train.lr` is high for LoRA on a few images: 1e-4 to 5e-4 are usual, more burns colours in",
+            ),
+            Method::Oft(oft) => {
+                if lr > 1e-3 {
+                    advice.push("`train.lr` is high for OFT on a few images: the paper takes 6e-5, 1e-4 is usual");
+                }
+                if oft.coft && oft.eps_scaling == EpsScaling::Peft && oft.eps < 1e-3 {
+                    advice.push(
+                        "`adapter.eps` below 1e-3 in PEFT's scaling leaves the model practically frozen; the authors' numbers need `eps_scaling = \"official\"`",
+                    );
+                }
+            }
+            _ => {}
+        }
+        if self.precision.compute == Compute::F16 {
+            advice.push("`precision.compute = \"f16\"` can overflow where `bf16` does not");
+        }
+        if self.diffusion.ema_decay.is_some_and(|decay| decay > 0.99)
+            && self.train.steps.is_some_and(|steps| steps < 100)
+        {
+            advice.push(
+                "`diffusion.ema_decay` this close to 1 remembers more steps than the run has",
+            );
+        }
+        advice.into_iter().map(str::to_owned).collect()
+    }
+}

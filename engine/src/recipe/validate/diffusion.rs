@@ -1,0 +1,326 @@
+//! Recipes on images: what excludes what, and files that must be there.
+
+use super::{Checker, HeldOut};
+use crate::recipe::{
+    AdapterKind, CaptionsFrom, DiffusionModel, DiffusionRecipe, Images, ImagesKind, Init,
+    LossAverage, MasksFrom, PredictionType, Trained,
+};
+
+impl Checker<'_> {
+    /// Checks a recipe that trains on images.
+    pub(in crate::recipe) fn diffusion(&mut self, recipe: &DiffusionRecipe) {
+        self.device("device", &recipe.device);
+        self.diffusion_model(recipe);
+        if let Some(adapter) = &recipe.adapter {
+            self.adapter(adapter);
+        }
+        self.images(&recipe.images);
+        self.what_is_trained(recipe);
+        self.loss(recipe);
+        let held_out = HeldOut {
+            key: "validation.images",
+            what: "images to validate on",
+            present: recipe.validation.images > 0,
+            add: "set `images` in `[validation]` above 0",
+        };
+        self.train(&recipe.train, &held_out);
+        if recipe.train.loss_average == LossAverage::MicroBatch {
+            self.problem(
+                &["train.loss_average"],
+                "`train.loss_average = \"micro_batch\"` is for texts: all images of a batch weigh the same",
+                "take it out",
+            );
+        }
+        self.image_samples(recipe);
+    }
+
+    fn diffusion_model(&mut self, recipe: &DiffusionRecipe) {
+        let model = &recipe.model;
+        match model.init {
+            Init::Pretrained => self.pretrained_pipeline(model),
+            Init::Random => self.random_network(model),
+        }
+        let parts = [
+            ("model.vae", &model.vae, "config.json"),
+            ("model.text_encoder", &model.text_encoder, "config.json"),
+            ("model.tokenizer", &model.tokenizer, "vocab.json"),
+            ("model.scheduler", &model.scheduler, "scheduler_config.json"),
+        ];
+        for (key, path, file) in parts {
+            if let Some(path) = path
+                && !self.path(path).join(file).is_file()
+            {
+                self.problem(
+                    &[key],
+                    format!("`{key}`: there is no `{file}` in `{}`", path.display()),
+                    "give the directory that holds it",
+                );
+            }
+        }
+    }
+
+    fn pretrained_pipeline(&mut self, model: &DiffusionModel) {
+        if model.config.is_some() {
+            self.problem(
+                &["model.config", "model.init"],
+                "`model.config` describes a network with random weights, but the weights are pretrained",
+                "take `config` out, or write `init = \"random\"`",
+            );
+        }
+        let Some(path) = &model.path else {
+            self.problem(
+                &["model.path", "model.init"],
+                "`model.path` is missing",
+                "give a directory in diffusers layout, a checkpoint file or a hub name `org/name`, or write `init = \"random\"`",
+            );
+            return;
+        };
+        let local = self.path(path);
+        if !local.is_file() {
+            self.local_or_hub("model.path", path, false);
+        }
+        if !local.is_dir() {
+            return;
+        }
+        let is_pipeline = ["unet/config.json", "vae/config.json", "config.json"]
+            .iter()
+            .any(|file| local.join(file).is_file());
+        if local.join("adapter_config.json").is_file() {
+            self.problem(
+                &["model.path"],
+                format!("`model.path`: `{path}` is an adapter, not a model"),
+                "give the model it was trained on, and the adapter as `adapter.init_from`",
+            );
+        } else if !is_pipeline {
+            self.problem(
+                &["model.path"],
+                format!("`model.path`: there is no `unet/config.json` in `{path}`"),
+                "a model in diffusers layout has `unet/`, `vae/`, `text_encoder/`, `tokenizer/` and `scheduler/`",
+            );
+        }
+    }
+
+    fn random_network(&mut self, model: &DiffusionModel) {
+        match &model.config {
+            Some(config) => self.local_file("model.config", config),
+            None => self.problem(
+                &["model.init", "model.config"],
+                "`init = \"random\"` needs an architecture",
+                "add `config = \"…/config.json\"`, the configuration of a U-Net or autoencoder",
+            ),
+        }
+        if let Some(path) = &model.path
+            && !self.path(path).is_file()
+        {
+            self.local_or_hub("model.path", path, false);
+        }
+    }
+
+    fn images(&mut self, images: &Images) {
+        if !self.written("images.path") {
+            return;
+        }
+        let path = self.path(&images.path);
+        let shown = images.path.display();
+        match images.kind {
+            ImagesKind::Latents => self.local_file("images.path", &images.path),
+            ImagesKind::Photos if !path.is_dir() => self.problem(
+                &["images.path"],
+                format!("`images.path`: no directory `{shown}`"),
+                super::RELATIVE,
+            ),
+            ImagesKind::Photos => {}
+        }
+        self.class_images(images);
+        if !images.resolution.is_multiple_of(8) {
+            let near = images.resolution.next_multiple_of(8);
+            self.problem(
+                &["images.resolution"],
+                format!(
+                    "`images.resolution = {}` is not a multiple of 8, by which the autoencoder shrinks images",
+                    images.resolution
+                ),
+                format!("write {near}"),
+            );
+        }
+        if images.buckets && !images.bucket_step.is_multiple_of(8) {
+            self.problem(
+                &["images.bucket_step"],
+                format!(
+                    "`images.bucket_step = {}` is not a multiple of 8",
+                    images.bucket_step
+                ),
+                "64 is usual",
+            );
+        }
+        if images.bucket_step != Images::default().bucket_step && !images.buckets {
+            self.problem(
+                &["images.bucket_step", "images.buckets"],
+                "`images.bucket_step` is used only with `buckets = true`",
+                "add `buckets = true`, or take it out",
+            );
+        }
+        self.masks(images);
+    }
+
+    fn masks(&mut self, images: &Images) {
+        if images.unmasked_weight > 0.0 && images.masks == MasksFrom::None {
+            self.problem(
+                &["images.unmasked_weight", "images.masks"],
+                "`images.unmasked_weight` is used only with masks",
+                "add `masks = \"alpha\"` or `masks = \"folder\"`, or take it out",
+            );
+        }
+        match (&images.mask_dir, images.masks) {
+            (None, MasksFrom::Folder) => self.problem(
+                &["images.mask_dir", "images.masks"],
+                "`images.masks = \"folder\"` needs `mask_dir`",
+                "add `mask_dir = ...`, the directory of the masks",
+            ),
+            (Some(_), from) if from != MasksFrom::Folder => self.problem(
+                &["images.mask_dir", "images.masks"],
+                "`images.mask_dir` is used only with `masks = \"folder\"`",
+                "add `masks = \"folder\"`, or take it out",
+            ),
+            (Some(directory), _) if !self.path(directory).is_dir() => {
+                let message = format!("`images.mask_dir`: no directory `{}`", directory.display());
+                self.problem(&["images.mask_dir"], message, super::RELATIVE);
+            }
+            _ => {}
+        }
+    }
+
+    fn class_images(&mut self, images: &Images) {
+        match (&images.class_dir, &images.class_prompt) {
+            (Some(_), None) if images.kind == ImagesKind::Photos => self.problem(
+                &["images.class_prompt", "images.class_dir"],
+                "`images.class_prompt` is missing: what do the images in `class_dir` show?",
+                "for example `class_prompt = \"a photo of dog\"`",
+            ),
+            (None, Some(_)) => self.problem(
+                &["images.class_prompt", "images.class_dir"],
+                "`images.class_prompt` is used only with `class_dir`",
+                "add `class_dir = ...`, a directory for the images of the class (they are made if there are none), or take it out",
+            ),
+            _ => {}
+        }
+        if let Some(directory) = &images.class_dir
+            && self.path(directory) == self.path(&images.path)
+        {
+            self.problem(
+                &["images.class_dir", "images.path"],
+                "`images.class_dir` and `images.path` are the same directory",
+                "the images of the class go into a directory of their own",
+            );
+        }
+    }
+
+    fn what_is_trained(&mut self, recipe: &DiffusionRecipe) {
+        let diffusion = &recipe.diffusion;
+        let adapts = recipe
+            .adapter
+            .as_ref()
+            .is_some_and(|adapter| adapter.kind != AdapterKind::Full);
+        if adapts && recipe.model.init == Init::Random {
+            self.problem(
+                &["adapter.kind", "model.init"],
+                "an adapter on random weights learns nothing of use",
+                "train all weights: take `[adapter]` out",
+            );
+        }
+        if diffusion.train == Trained::Vae {
+            self.autoencoder(recipe, adapts);
+        }
+        if diffusion.text_encoder_lr.is_some() && !diffusion.train_text_encoder {
+            self.problem(
+                &["diffusion.text_encoder_lr", "diffusion.train_text_encoder"],
+                "`diffusion.text_encoder_lr` is used only with `train_text_encoder = true`",
+                "add `train_text_encoder = true`, or take it out",
+            );
+        }
+        if recipe.images.kind == ImagesKind::Latents {
+            for (key, used) in [
+                ("diffusion.train_text_encoder", diffusion.train_text_encoder),
+                ("diffusion.control", diffusion.control.is_some()),
+                ("images.masks", recipe.images.masks != MasksFrom::None),
+                ("images.class_dir", recipe.images.class_dir.is_some()),
+            ] {
+                if used {
+                    self.problem(
+                        &[key, "images.kind"],
+                        format!("`{key}` does not go with `images.kind = \"latents\"`: there are no images or texts"),
+                        "take it out",
+                    );
+                }
+            }
+        }
+        if diffusion.canny_low > diffusion.canny_high {
+            self.problem(
+                &["diffusion.canny_low", "diffusion.canny_high"],
+                format!(
+                    "`diffusion.canny_low = {}` is above `canny_high = {}`",
+                    diffusion.canny_low, diffusion.canny_high
+                ),
+                "100 and 200 are usual",
+            );
+        }
+    }
+
+    fn autoencoder(&mut self, recipe: &DiffusionRecipe, adapts: bool) {
+        let diffusion = &recipe.diffusion;
+        for (key, used) in [
+            ("adapter.kind", adapts),
+            ("diffusion.train_text_encoder", diffusion.train_text_encoder),
+            ("diffusion.control", diffusion.control.is_some()),
+            ("diffusion.snr_gamma", diffusion.snr_gamma.is_some()),
+            ("images.class_dir", recipe.images.class_dir.is_some()),
+            ("images.kind", recipe.images.kind == ImagesKind::Latents),
+        ] {
+            if used {
+                self.problem(
+                    &[key, "diffusion.train"],
+                    format!("`{key}` does not go with `diffusion.train = \"vae\"`"),
+                    "take it out, or train the U-Net",
+                );
+            }
+        }
+    }
+
+    fn loss(&mut self, recipe: &DiffusionRecipe) {
+        let diffusion = &recipe.diffusion;
+        if diffusion.zero_terminal_snr && diffusion.prediction_type == Some(PredictionType::Epsilon)
+        {
+            self.problem(
+                &["diffusion.zero_terminal_snr", "diffusion.prediction_type"],
+                "`diffusion.zero_terminal_snr` cannot be learned with `prediction_type = \"epsilon\"`: the noise of a pure-noise input is the input",
+                "write `prediction_type = \"v_prediction\"`",
+            );
+        }
+        if recipe.images.captions == Some(CaptionsFrom::Prompt)
+            && recipe.images.instance_prompt.is_none()
+        {
+            self.problem(
+                &["images.captions", "images.instance_prompt"],
+                "`images.captions = \"prompt\"` needs `instance_prompt`",
+                "add `instance_prompt = \"a photo of sks dog\"`",
+            );
+        }
+    }
+
+    fn image_samples(&mut self, recipe: &DiffusionRecipe) {
+        for (key, side) in [
+            ("sample.width", recipe.sample.width),
+            ("sample.height", recipe.sample.height),
+        ] {
+            if let Some(side) = side
+                && !side.is_multiple_of(8)
+            {
+                self.problem(
+                    &[key],
+                    format!("`{key} = {side}` is not a multiple of 8"),
+                    format!("write {}", side.next_multiple_of(8)),
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Where a resumed run goes on.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::{OptimizerState, Position, Session, TrainingRecipe, state};
+use crate::Failure;
+use crate::run::{Row, RunDir, TaskMetric, note, read_metrics};
+
+/// The held-out loss at the step that is resumed from, if the interrupted run came to it.
+pub(super) fn evaluated(
+    directory: &RunDir,
+    resumed_from: Option<u64>,
+) -> Result<Option<(u64, f64)>, Failure> {
+    let Some(step) = resumed_from else {
+        return Ok(None);
+    };
+    let rows = read_metrics(&directory.metrics())?;
+    Ok(rows.iter().find_map(|row| match row {
+        Row::Eval(eval) if eval.step == step => Some((step, eval.eval_loss)),
+        _ => None,
+    }))
+}
+
+/// What the interrupted run solved up to the step that is resumed from. The rows of what it solved later are removed.
+pub(super) fn exams(
+    directory: &RunDir,
+    resumed_from: Option<u64>,
+) -> Result<BTreeMap<u64, TaskMetric>, Failure> {
+    directory.drop_evals_after(resumed_from)?;
+    if resumed_from.is_none() {
+        return Ok(BTreeMap::new());
+    }
+    let rows = read_metrics(&directory.metrics())?.into_iter();
+    let exam = |row| match row {
+        Row::Task(exam) => Some((exam.step, exam)),
+        Row::Train(_) | Row::Eval(_) => None,
+    };
+    Ok(rows.filter_map(exam).collect())
+}
+
+/// State of the newest checkpoint that verifies, or a start from nothing.
+pub(super) fn restore(
+    recipe: &dyn TrainingRecipe,
+    directory: &RunDir,
+    session: &mut dyn Session,
+    resume: bool,
+) -> Result<(OptimizerState, Position), Failure> {
+    let start = Position {
+        data: session.data_fingerprint(),
+        ..Position::default()
+    };
+    if !resume {
+        return Ok((OptimizerState::default(), start));
+    }
+    let mut store = directory.checkpoint_store()?;
+    let found = store.latest_verified()?;
+    // A run that was killed before it wrote its recipe has nothing to differ from.
+    if found.newest.is_some() || directory.recipe().exists() {
+        recipe.check_same(&directory.recipe())?;
+    }
+    for skipped in &found.skipped {
+        note(&format!(
+            "checkpoint `{}` is not used: {}",
+            skipped.path.display(),
+            skipped.reason
+        ));
+    }
+    let Some(checkpoint) = found.newest else {
+        note("no checkpoint yet: the run starts from its first step");
+        return Ok((OptimizerState::default(), start));
+    };
+    store.set_aside_after(checkpoint.step)?;
+    let (optimizer, position) = state::load(&checkpoint.path, session.learner_mut().model_mut())?;
+    if position.data != start.data {
+        return Err(
+            Failure::run("the training data changed since the checkpoint was written")
+                .with_hint("restore the data, or start a new run in another `run.dir`"),
+        );
+    }
+    note(&format!("resumed after step {}", position.step));
+    Ok((optimizer, position))
+}
+
+/// Refuses to go on when two written recipes, made alike in what may differ, are not the same.
+pub(crate) fn differs(new: &str, old: &str, stored: &Path) -> Result<(), Failure> {
+    let changed: Vec<String> = new
+        .lines()
+        .filter(|line| !old.lines().any(|other| other == *line))
+        .map(|line| line.trim().to_owned())
+        .collect();
+    if changed.is_empty() && new == old {
+        return Ok(());
+    }
+    let message = format!(
+        "the recipe differs from the one in `{}`: {}",
+        stored.display(),
+        changed.join("; ")
+    );
+    Err(Failure::usage(message)
+        .with_hint("undo the change to resume, or start a new run in another `run.dir`"))
+}
