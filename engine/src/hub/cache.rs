@@ -202,10 +202,44 @@ pub(super) fn missing_from_model(dir: &Path) -> Option<String> {
     if !names.iter().any(|name| name.ends_with(".safetensors")) {
         return Some("*.safetensors".to_owned());
     }
+    if let Some(part) = missing_part(dir, &names) {
+        return Some(part);
+    }
     names
         .iter()
         .filter(|name| name.ends_with(".safetensors.index.json"))
         .find_map(|index| missing_shard(dir, index))
+}
+
+/// A part that `model_index.json` promises and that has no file, if there is one.
+fn missing_part(dir: &Path, names: &[String]) -> Option<String> {
+    let text = fs::read(dir.join("model_index.json")).ok()?;
+    let index: serde_json::Value = serde_json::from_slice(&text).ok()?;
+    let parts = [
+        ("unet", ".safetensors"),
+        ("vae", ".safetensors"),
+        ("text_encoder", ".safetensors"),
+        ("text_encoder_2", ".safetensors"),
+        ("tokenizer", ".json"),
+        ("tokenizer_2", ".json"),
+        ("scheduler", ".json"),
+    ];
+    let promised = |part: &str| {
+        index
+            .get(part)
+            .and_then(|entry| entry.get(1))
+            .is_some_and(serde_json::Value::is_string)
+    };
+    let held = |part: &str, end: &str| {
+        let folder = format!("{part}/");
+        names
+            .iter()
+            .any(|name| name.starts_with(&folder) && name.ends_with(end))
+    };
+    parts
+        .into_iter()
+        .find(|(part, end)| promised(part) && !held(part, end))
+        .map(|(part, end)| format!("{part}/*{end}"))
 }
 
 fn missing_shard(dir: &Path, index: &str) -> Option<String> {

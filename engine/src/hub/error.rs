@@ -125,6 +125,14 @@ pub enum HubError {
         /// Branch, tag or commit.
         revision: String,
     },
+    /// A repository without the files of a tokenizer.
+    #[error("`{repo}` at revision `{revision}` has no tokenizer: no `vocab.json`")]
+    NoTokenizer {
+        /// `org/name`.
+        repo: String,
+        /// Branch, tag or commit.
+        revision: String,
+    },
     /// No data file, or none of the wanted name.
     #[error("`{spec}` has no such data file; it has {listing}")]
     NoData {

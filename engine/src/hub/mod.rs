@@ -54,19 +54,51 @@ pub fn resolve_model_with(spec: &str, config: &HubConfig) -> Result<PathBuf, Hub
         Spec::Local { path, .. } => return Ok(path),
         Spec::Remote(repo) => repo,
     };
-    let cache = RepoCache::new(config, &repo);
+    let choose = |names: &[String]| select::model_files(&repo, names);
+    snapshot(config, &repo, choose, cached_model)
+}
+
+/// The directory of a tokenizer: `spec` itself if that exists, else the tokenizer's files of
+/// `org/name[@revision]`, without the weights that lie beside them. Settings come from the
+/// environment ([`HubConfig::from_env`]).
+///
+/// # Errors
+/// [`HubError`] saying what is missing and where it was looked for.
+pub fn resolve_tokenizer(spec: &str) -> Result<PathBuf, HubError> {
+    let repo = match Spec::model(spec)? {
+        Spec::Local { path, .. } => return Ok(path),
+        Spec::Remote(repo) => repo,
+    };
+    let choose = |names: &[String]| select::tokenizer_files(&repo, names);
+    snapshot(&HubConfig::from_env(), &repo, choose, |cache, repo| {
+        let files = ["vocab.json", "merges.txt"];
+        cached(cache, repo, |dir| {
+            let missing = files.into_iter().find(|name| !dir.join(name).is_file());
+            missing.map(str::to_owned)
+        })
+    })
+}
+
+/// The snapshot of a repository with the chosen files, as far as `held` does not find it in the
+/// cache or the hub is away.
+fn snapshot(
+    config: &HubConfig,
+    repo: &RepoSpec,
+    choose: impl FnOnce(&[String]) -> Result<Vec<String>, HubError>,
+    held: impl Fn(&RepoCache, &RepoSpec) -> Result<PathBuf, HubError>,
+) -> Result<PathBuf, HubError> {
+    let cache = RepoCache::new(config, repo);
     if config.offline || repo.is_commit() {
-        match (cached_model(&cache, &repo), config.offline) {
+        match (held(&cache, repo), config.offline) {
             (Ok(dir), _) => return Ok(dir),
             (Err(missing), true) => return Err(missing),
             (Err(_), false) => {}
         }
     }
-    let choose = |names: &[String]| select::model_files(&repo, names);
-    match download(config, &cache, &repo, choose) {
+    match download(config, &cache, repo, choose) {
         Ok((dir, _)) => Ok(dir),
         Err(error) if error.is_unreachable() => {
-            let dir = cached_model(&cache, &repo).map_err(|_| error)?;
+            let dir = held(&cache, repo).map_err(|_| error)?;
             note(&format!(
                 "warning: `{}` is unreachable, using the cached `{repo}`",
                 config.endpoint
@@ -134,10 +166,19 @@ fn local_dataset(spec: &str, path: PathBuf, files: Option<&str>) -> Result<Vec<P
 }
 
 fn cached_model(cache: &RepoCache, repo: &RepoSpec) -> Result<PathBuf, HubError> {
+    cached(cache, repo, cache::missing_from_model)
+}
+
+/// A snapshot in the cache, unless `missing` names something that it lacks.
+fn cached(
+    cache: &RepoCache,
+    repo: &RepoSpec,
+    missing: impl Fn(&Path) -> Option<String>,
+) -> Result<PathBuf, HubError> {
     let dir = cache
         .snapshot_of(&repo.revision)
         .ok_or_else(|| not_cached(cache, repo, "snapshot"))?;
-    match cache::missing_from_model(&dir) {
+    match missing(&dir) {
         Some(missing) => Err(not_cached(cache, repo, &missing)),
         None => Ok(dir),
     }

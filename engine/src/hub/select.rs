@@ -15,9 +15,13 @@ const COMPANIONS: [&str; 6] = [
     ".tiktoken",
 ];
 
+/// Folders of a pipeline whose weights would be a gigabyte for nothing.
+const UNUSED: [&str; 2] = ["safety_checker", "image_encoder"];
+
 /// The files of a model: configuration, tokenizer, weights in safetensors and their index. A
 /// diffusion pipeline (`model_index.json`) keeps them one folder down. Copies of the same weights
-/// in other formats or precisions are left where they are.
+/// in other formats or precisions are left where they are, and so are parts that are never run
+/// here ([`UNUSED`]).
 pub(super) fn model_files(repo: &RepoSpec, names: &[String]) -> Result<Vec<String>, HubError> {
     let is_pipeline = names.iter().any(|name| name == "model_index.json");
     let all: BTreeSet<&str> = names.iter().map(String::as_str).collect();
@@ -32,6 +36,7 @@ pub(super) fn model_files(repo: &RepoSpec, names: &[String]) -> Result<Vec<Strin
         let weights = file.ends_with(".safetensors") && !(is_pipeline && folder.is_empty());
         let companion = COMPANIONS.iter().any(|end| file.ends_with(end));
         let foreign = file.ends_with(".bin.index.json") || file.ends_with(".msgpack.index.json");
+        let weights = weights && !(is_pipeline && UNUSED.contains(&folder));
         place && !hidden && (weights || companion) && !foreign && !is_variant(name, &all)
     };
     let chosen: Vec<String> = all
@@ -47,6 +52,29 @@ pub(super) fn model_files(repo: &RepoSpec, names: &[String]) -> Result<Vec<Strin
         });
     }
     Ok(chosen)
+}
+
+/// The files of a tokenizer, wherever weights may lie beside them.
+pub(super) fn tokenizer_files(repo: &RepoSpec, names: &[String]) -> Result<Vec<String>, HubError> {
+    let wanted = [
+        "vocab.json",
+        "merges.txt",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+    ];
+    let chosen: Vec<String> = wanted
+        .into_iter()
+        .map(str::to_owned)
+        .filter(|name| names.contains(name))
+        .collect();
+    if chosen.iter().any(|name| name == "vocab.json") {
+        return Ok(chosen);
+    }
+    Err(HubError::NoTokenizer {
+        repo: repo.id.clone(),
+        revision: repo.revision.clone(),
+    })
 }
 
 /// Whether `model.fp16.safetensors` stands beside `model.safetensors` (or shards of it).
@@ -276,6 +304,15 @@ mod tests {
         ];
         let wanted = [names[0], names[2], names[3], names[5]];
         assert_eq!(model(&names).unwrap(), wanted);
+        let checker = [
+            "safety_checker/config.json",
+            "safety_checker/model.safetensors",
+        ];
+        let with_checker = model(&[&names[..], &checker[..]].concat()).unwrap();
+        assert!(
+            !with_checker.contains(&checker[1].to_owned()),
+            "what is never run is not fetched"
+        );
         let only_half = model(&["model_index.json", "unet/model.fp16.safetensors"]).unwrap();
         assert_eq!(
             only_half.len(),
@@ -288,6 +325,23 @@ mod tests {
     fn model_without_safetensors_is_refused() {
         let error = model(&["config.json", "pytorch_model.bin"]).unwrap_err();
         assert!(matches!(error, HubError::NoWeights { .. }));
+    }
+
+    #[test]
+    fn tokenizer_is_taken_without_the_weights_beside_it() {
+        let repo = |names: &[&str]| {
+            let repo = RepoSpec {
+                kind: RepoType::Model,
+                id: "a/b".to_owned(),
+                revision: "main".to_owned(),
+                files: None,
+            };
+            tokenizer_files(&repo, &owned(names))
+        };
+        let found = repo(&["merges.txt", "model.safetensors", "vocab.json"]).unwrap();
+        assert_eq!(found, ["vocab.json", "merges.txt"]);
+        let error = repo(&["model.safetensors"]).unwrap_err();
+        assert!(matches!(error, HubError::NoTokenizer { .. }));
     }
 
     #[test]

@@ -230,6 +230,30 @@ fn offline_model_comes_from_the_cache() {
 }
 
 #[test]
+fn pipeline_without_one_of_its_parts_is_no_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = HubConfig {
+        cache: dir.path().to_path_buf(),
+        offline: true,
+        ..HubConfig::from_env()
+    };
+    let snapshot = dir.path().join("models--org--name/snapshots").join(COMMIT);
+    let index = r#"{"unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
+        "safety_checker": [null, null]}"#;
+    fs::create_dir_all(snapshot.join("unet")).unwrap();
+    fs::write(snapshot.join("model_index.json"), index).unwrap();
+    fs::write(snapshot.join("unet/weights.safetensors"), "x").unwrap();
+    let commit = format!("org/name@{COMMIT}");
+    let message = resolve_model_with(&commit, &config)
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("`vae/*.safetensors`"), "{message}");
+    fs::create_dir_all(snapshot.join("vae")).unwrap();
+    fs::write(snapshot.join("vae/weights.safetensors"), "x").unwrap();
+    assert_eq!(resolve_model_with(&commit, &config).unwrap(), snapshot);
+}
+
+#[test]
 fn offline_error_says_what_is_missing_and_where_it_looked() {
     let dir = tempfile::tempdir().unwrap();
     let config = HubConfig {
