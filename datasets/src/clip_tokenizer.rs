@@ -89,6 +89,37 @@ impl ClipTokenizer {
                 Err(error) => return Err(DataError::io("read", path)(error)),
             }
         }
+        Self::from_files(directory, files)
+    }
+
+    /// The same tokenizer with another token for padding, which [`save`](Self::save) then writes too. SD 2.x and the second
+    /// encoder of SDXL pad with `!`.
+    ///
+    /// # Errors
+    /// If the token has no id.
+    pub fn padded_with(&self, token: &str) -> Result<Self> {
+        let mut files = self.files.clone();
+        for name in ["special_tokens_map.json", "tokenizer_config.json"] {
+            let there = files.iter().position(|(found, _)| *found == name);
+            let source = Source {
+                directory: Path::new(""),
+                files: &files,
+            };
+            let mut json = source.json(name)?;
+            if !json.is_object() {
+                json = Value::Object(serde_json::Map::new());
+            }
+            json["pad_token"] = token.into();
+            let bytes = format!("{json:#}\n").into_bytes();
+            match there {
+                Some(at) => files[at].1 = bytes,
+                None => files.push((name, bytes)),
+            }
+        }
+        Self::from_files(Path::new(""), files)
+    }
+
+    fn from_files(directory: &Path, files: Vec<(&'static str, Vec<u8>)>) -> Result<Self> {
         let source = Source {
             directory,
             files: &files,
