@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::process::ExitCode;
 
+use crate::diffusion::DiffusionError;
 use crate::recipe::RecipeErrors;
 
 /// Why a command did not succeed.
@@ -143,6 +144,21 @@ impl From<RecipeErrors> for Failure {
     }
 }
 
+impl From<DiffusionError> for Failure {
+    fn from(error: DiffusionError) -> Self {
+        let hint = error.hint();
+        let failure = if error.is_usage() {
+            Self::usage(error)
+        } else {
+            Self::run(error)
+        };
+        match hint {
+            Some(hint) => failure.with_hint(hint),
+            None => failure,
+        }
+    }
+}
+
 /// Errors of the rooms below fail the run.
 macro_rules! run_failures {
     ($($error:ty),+ $(,)?) => {
@@ -159,6 +175,7 @@ run_failures!(
     crate::device::DeviceError,
     crate::hub::HubError,
     crate::run::RunError,
+    temper_adapters::formats::FormatError,
     temper_adapters::peft::PeftError,
     temper_adapters::weights::WeightsError,
     temper_datasets::DataError,

@@ -1,5 +1,29 @@
-//! Latent diffusion.
+//! Latent diffusion: pipelines of Stable Diffusion's layout, and pictures from them.
+//!
+//! [`Pipeline`] is a diffusers directory in memory; [`sample`] turns prompts into pictures. Below it, [`Denoiser`] takes latents
+//! and conditioning as they are, which is what golden values of another framework can be compared with.
 
+mod adapters;
+mod checks;
+mod denoise;
+mod error;
+mod index;
+mod module_names;
+mod pipeline;
+mod prompts;
+mod sampling;
+mod single_file;
 mod training;
 
+pub(crate) use adapters::read_part;
+pub use adapters::{AdapterChoice, apply_adapters};
+pub(crate) use checks::Parts;
+pub use denoise::{Denoiser, Guidance};
+pub use error::DiffusionError;
+pub use index::{Component, ModelIndex};
+pub(crate) use module_names::ModuleNames;
+pub(crate) use pipeline::stored_dtype;
+pub use pipeline::{Pipeline, SavePipeline};
+pub use prompts::{Conditioning, PromptIds};
+pub use sampling::{Control, Event, SampleRequest, sample};
 pub use training::{dry_run, train};

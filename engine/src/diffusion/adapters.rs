@@ -1,0 +1,200 @@
+//! Adapters on the networks of a pipeline: read in any layout, several at once, of any strength, folded into the weights.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use temper_adapters::formats::{self, Imported, Modules};
+use temper_adapters::peft::{AdapterFile, Module};
+use temper_adapters::{Adaptable, merge_into};
+
+use super::{Component, DiffusionError, Pipeline};
+use crate::run::note;
+
+/// An adapter and how strongly it acts: `PATH` or `PATH:STRENGTH`.
+///
+/// # Examples
+/// ```
+/// use temper_engine::diffusion::AdapterChoice;
+///
+/// let choice: AdapterChoice = "runs/dog/adapter:0.8".parse().unwrap();
+/// assert_eq!((choice.path.to_str(), choice.strength), (Some("runs/dog/adapter"), 0.8));
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdapterChoice {
+    /// A PEFT directory, or a file of another tool.
+    pub path: PathBuf,
+    /// 0 leaves the model as it is, 1 is the adapter as it was trained.
+    pub strength: f64,
+}
+
+impl FromStr for AdapterChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let whole = Self {
+            path: text.into(),
+            strength: 1.0,
+        };
+        let Some((path, strength)) = text.rsplit_once(':').filter(|_| !whole.path.exists()) else {
+            return Ok(whole);
+        };
+        match strength.parse::<f64>() {
+            Ok(strength) if strength.is_finite() && !path.is_empty() => Ok(Self {
+                path: path.into(),
+                strength,
+            }),
+            // A colon may well be part of a path that was misspelt.
+            _ if strength.contains(['/', '\\']) => Ok(whole),
+            _ => Err(format!(
+                "`{strength}` is not a strength; write PATH:NUMBER, such as `{path}:0.8`"
+            )),
+        }
+    }
+}
+
+/// The name of the network that an adapter's part belongs to.
+pub(crate) fn network_of(part: formats::Component) -> Component {
+    match part {
+        formats::Component::TextEncoder => Component::TextEncoder,
+        formats::Component::TextEncoder2 => Component::TextEncoder2,
+        _ => Component::Unet,
+    }
+}
+
+/// Reads an adapter in any layout against the modules of a model, and says what is odd about it.
+///
+/// # Errors
+/// [`DiffusionError::Adapter`].
+pub(crate) fn read_adapter(
+    path: &Path,
+    modules: &Modules<'_>,
+) -> Result<Vec<(Component, AdapterFile)>, DiffusionError> {
+    let read = formats::read(path, modules).map_err(|source| DiffusionError::Adapter {
+        path: path.to_owned(),
+        source: Box::new(source),
+    });
+    let Imported { adapters, remarks } = read?;
+    let say = |what: &str| note(&format!("warning: `{}`: {what}", path.display()));
+    remarks.iter().for_each(|remark| say(remark));
+    if adapters.iter().all(|(_, file)| file.changes_nothing()) {
+        say("this adapter changes nothing: all its values are zero, as before training");
+    }
+    let parts = adapters.into_iter();
+    Ok(parts.map(|(part, file)| (network_of(part), file)).collect())
+}
+
+/// The adapter of one network that stands alone.
+///
+/// # Errors
+/// [`DiffusionError::Adapter`]; [`DiffusionError::NoPart`] when the adapter is for other networks.
+pub(crate) fn read_part(
+    path: &Path,
+    component: Component,
+    modules: &[Module],
+) -> Result<AdapterFile, DiffusionError> {
+    let all = match component {
+        Component::Unet => Modules {
+            unet: modules,
+            ..Modules::default()
+        },
+        _ => Modules {
+            text_encoder: modules,
+            ..Modules::default()
+        },
+    };
+    let parts = read_adapter(path, &all)?;
+    let names: Vec<&str> = parts.iter().map(|(part, _)| part.name()).collect();
+    let error = DiffusionError::NoPart {
+        path: path.to_owned(),
+        wanted: component.name(),
+        found: names.join(", "),
+    };
+    let mut fitting = parts.into_iter().filter(|(part, _)| *part == component);
+    fitting.next().map(|(_, file)| file).ok_or(error)
+}
+
+/// The adapters that a run left, if `path` is a run directory.
+fn of_run(path: &Path) -> Option<Vec<PathBuf>> {
+    let has = |folder: &Path| folder.join("adapter_config.json").is_file();
+    if has(path) || !path.join("recipe.toml").is_file() {
+        return None;
+    }
+    let names = ["adapter", "adapter_text_encoder", "adapter_text_encoder_2"];
+    let folders = names.map(|name| path.join(name)).into_iter();
+    let found: Vec<PathBuf> = folders.filter(|folder| has(folder)).collect();
+    (!found.is_empty()).then_some(found)
+}
+
+/// Folds `choices` into the weights of `pipeline`, so that they act on the input of a layer in the order in which they are given.
+/// Returns remarks for the log.
+///
+/// # Errors
+/// [`DiffusionError::Adapter`] when one cannot be read or does not fit the pipeline.
+pub fn apply_adapters(
+    pipeline: &mut Pipeline,
+    choices: &[AdapterChoice],
+) -> Result<Vec<String>, DiffusionError> {
+    let mut remarks = Vec::new();
+    // What acts first on the input stands farthest from the weight, and is folded last.
+    for choice in choices.iter().rev() {
+        for (component, file) in pipeline.read_adapter(&choice.path)? {
+            let merged = merge_into(pipeline.adaptable(component)?, &file, choice.strength);
+            remarks.extend(merged.map_err(|source| DiffusionError::Adapter {
+                path: choice.path.clone(),
+                source: Box::new(source.into()),
+            })?);
+        }
+    }
+    Ok(remarks)
+}
+
+impl Pipeline {
+    /// The adapter at `path`, in any layout that is known: a part for each network that it changes. A run directory stands for all
+    /// that the run left.
+    ///
+    /// # Errors
+    /// [`DiffusionError::Adapter`].
+    pub fn read_adapter(
+        &self,
+        path: &Path,
+    ) -> Result<Vec<(Component, AdapterFile)>, DiffusionError> {
+        if let Some(parts) = of_run(path) {
+            let read = parts.iter().map(|part| self.read_adapter(part));
+            return Ok(read.collect::<Result<Vec<_>, _>>()?.concat());
+        }
+        let unet = self.unet.modules();
+        let texts: Vec<Vec<Module>> = self.text_encoders.iter().map(Adaptable::modules).collect();
+        let text = |number: usize| texts.get(number).map_or(&[][..], Vec::as_slice);
+        read_adapter(
+            path,
+            &Modules {
+                unet: &unet,
+                text_encoder: text(0),
+                text_encoder_2: text(1),
+            },
+        )
+    }
+
+    /// A network, to change it.
+    ///
+    /// # Errors
+    /// [`DiffusionError::NoSuchNetwork`] when the pipeline does not have it.
+    pub fn adaptable(
+        &mut self,
+        component: Component,
+    ) -> Result<&mut dyn Adaptable, DiffusionError> {
+        let number = match component {
+            Component::Unet => return Ok(&mut self.unet),
+            Component::Vae => return Ok(&mut self.vae),
+            Component::TextEncoder => 0,
+            Component::TextEncoder2 => 1,
+            _ => usize::MAX,
+        };
+        match self.text_encoders.get_mut(number) {
+            Some(encoder) => Ok(encoder),
+            None => Err(DiffusionError::NoSuchNetwork {
+                component: component.name(),
+            }),
+        }
+    }
+}
