@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{Failure, commands};
 
-/// Fine-tune language models from one binary and a TOML recipe.
+/// Fine-tune language and diffusion models from one binary and a TOML recipe.
 #[derive(Debug, Parser)]
 #[command(
     name = "temper",
@@ -39,10 +39,16 @@ enum Command {
     Eval(Box<commands::eval::Args>),
     /// Serve a model and adapters over HTTP, with the API of OpenAI: chat, completions, streaming
     Serve(Box<commands::serve::Args>),
-    /// Run named tensors through a model and write logits, loss and hidden states
+    /// Draw pictures from prompts with a diffusion pipeline and adapters
+    Sample(Box<commands::sample::Args>),
+    /// Run named tensors through a network and write what it gives: logits, a UNet's prediction, latents, embeddings
     Forward(commands::forward::Args),
     /// Fold an adapter into its model and write a plain model directory
     Merge(commands::merge::Args),
+    /// Write an adapter as another tool names it: PEFT, diffusers, kohya
+    Convert(commands::convert::Args),
+    /// Measure and plot the hyperspherical energy of layers before and after adapters
+    Energy(commands::energy::Args),
     /// Check, show and explain recipes
     Recipe(commands::recipe::Args),
     /// Look at training data as the model sees it
@@ -85,8 +91,11 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Generate(args) => commands::generate::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
         Command::Serve(args) => commands::serve::run(&args),
+        Command::Sample(args) => commands::sample::run(&args),
         Command::Forward(args) => commands::forward::run(&args),
         Command::Merge(args) => commands::merge::run(&args),
+        Command::Convert(args) => commands::convert::run(&args),
+        Command::Energy(args) => commands::energy::run(&args),
         Command::Recipe(args) => commands::recipe::run(&args),
         Command::Data(args) => commands::data::run(&args),
         Command::Tokenize(args) => commands::tokenize::run(&args),

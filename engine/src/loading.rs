@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::FloatDType;
 use temper_adapters::peft::{AdapterFile, PeftError};
-use temper_adapters::{Adaptable, Parameters, RandomSource, attach_trained};
+use temper_adapters::{Adaptable, RandomSource, attach_trained};
 use temper_models::Llama;
 
 use crate::device::{self, OpenDevice};
@@ -176,10 +176,14 @@ pub(crate) fn read_adapter(directory: &Path) -> Result<AdapterFile, PeftError> {
     Ok(file)
 }
 
-pub(crate) fn attach_to(model: &mut Llama, file: &AdapterFile, path: &Path) -> Result<(), Failure> {
+pub(crate) fn attach_to(
+    model: &mut dyn Adaptable,
+    file: &AdapterFile,
+    path: &Path,
+) -> Result<(), Failure> {
     // Every value drawn here is replaced by one of the file.
     let random = RandomSource::new(|purpose| temper_datasets::random::rng(0, purpose, 0, 0));
-    let attached = attach_trained(model as &mut dyn Adaptable, file, &random);
+    let attached = attach_trained(model, file, &random);
     let remarks = attached.map_err(|error| {
         let hint = format!(
             "`{}` was made for another model than the one given",

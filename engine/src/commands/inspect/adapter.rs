@@ -1,14 +1,16 @@
 //! Adapters in the layout of PEFT.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde_json::json;
-use temper_adapters::peft::{AdapterConfig, AdapterFile, ModulePattern};
+use temper_adapters::peft::{
+    AdapterConfig, AdapterFile, ModulePattern, Slot, block_size_from_cols,
+};
 
-use super::Report;
 use super::model::{list, modules};
 use crate::Failure;
+use crate::commands::report::Report;
 
 /// An adapter directory. With a model, the second value is whether they fit.
 pub(super) fn inspect(path: &Path, model: Option<&Path>) -> Result<(Report, bool), Failure> {
@@ -25,7 +27,7 @@ pub(super) fn inspect(path: &Path, model: Option<&Path>) -> Result<(Report, bool
     Ok((report, fits))
 }
 
-fn describe(adapter: &AdapterFile, report: &mut Report) {
+pub(super) fn describe(adapter: &AdapterFile, report: &mut Report) {
     let common = adapter.config().common();
     method(adapter.config(), report);
     report.fact("base_model", common.base_model_name_or_path.as_deref());
@@ -51,6 +53,8 @@ fn describe(adapter: &AdapterFile, report: &mut Report) {
         .map(|entry| format!("{:?}", entry.tensor.dtype()))
         .collect();
     report.fact("dtype", dtypes.into_iter().collect::<Vec<_>>());
+    rotations(adapter, report);
+    report.fact("changes_nothing", adapter.changes_nothing());
     if let Some(saved) = &common.modules_to_save {
         report.fact("modules_stored_whole", saved.clone());
     }
@@ -96,6 +100,50 @@ fn method(config: &AdapterConfig, report: &mut Report) {
         }
         _ => report.fact("method", "unknown"),
     }
+}
+
+/// What the rotations really are: block sizes that were adjusted to divide, COFT's bound and how much of it is used.
+fn rotations(adapter: &AdapterFile, report: &mut Report) {
+    let AdapterConfig::Oft(oft) = adapter.config() else {
+        return;
+    };
+    let mut sizes: BTreeMap<usize, usize> = BTreeMap::new();
+    let mut bounds: BTreeMap<usize, usize> = BTreeMap::new();
+    let mut largest = 0.0_f64;
+    let rotations = adapter
+        .tensors()
+        .iter()
+        .filter(|tensor| tensor.slot == Slot::OftR);
+    for tensor in rotations {
+        let &[rows, columns] = tensor.tensor.shape() else {
+            continue;
+        };
+        if let Some(size) = block_size_from_cols(columns) {
+            *sizes.entry(size).or_default() += 1;
+        }
+        *bounds.entry(rows).or_default() += 1;
+        let values = tensor.tensor.to_f32().unwrap_or_default();
+        // The whole block holds every packed value twice.
+        let norm = |row: &[f32]| {
+            let squares = row.iter().map(|value| f64::from(*value).powi(2));
+            (2.0 * squares.sum::<f64>()).sqrt()
+        };
+        let norms = values.chunks(columns.max(1)).map(norm);
+        largest = norms.fold(largest, f64::max);
+    }
+    let counted = |(what, layers): (String, &usize)| format!("{what} ({layers} layers)");
+    let sizes = sizes
+        .iter()
+        .map(|(size, layers)| counted((size.to_string(), layers)));
+    report.fact("effective_block_sizes", sizes.collect::<Vec<_>>());
+    if oft.coft {
+        let bound = |rows: usize| oft.eps / (rows as f64).sqrt();
+        let bounds = bounds
+            .iter()
+            .map(|(rows, layers)| counted((format!("{:.3e}", bound(*rows)), layers)));
+        report.fact("coft_tau", bounds.collect::<Vec<_>>());
+    }
+    report.fact("largest_block_norm", format!("{largest:.3e}"));
 }
 
 /// The strict comparison, both ways.

@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 use temper_datasets::reader::data_files;
 use temper_datasets::{Tokenizer, describe};
 
-use super::Report;
 use crate::Failure;
 use crate::commands::recipe::method_name;
+use crate::commands::report::Report;
 use crate::recipe::{Length, Recipe};
 
 /// Data files; every row is read.

@@ -2,8 +2,10 @@
 
 mod adapter;
 mod files;
+mod foreign;
 mod model;
-mod report;
+mod network;
+mod pipeline;
 mod run_dir;
 mod thing;
 
@@ -11,13 +13,12 @@ use std::path::PathBuf;
 
 use super::output::print;
 use crate::Failure;
-use report::Report;
 use thing::{Kind, Thing};
 
 /// Arguments of `temper inspect`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Model, adapter, run or checkpoint directory, weights, dataset, tokenizer or recipe
+    /// Model, pipeline, adapter, run or checkpoint directory, weights, dataset, tokenizer, recipe or picture
     path: PathBuf,
     /// Of an adapter: check that it fits this model directory or weights file
     #[arg(long, value_name = "PATH")]
@@ -29,7 +30,8 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let thing = Thing::at(&args.path)?;
-    if args.model.is_some() && thing.kind != Kind::Adapter {
+    let is_adapter = matches!(thing.kind, Kind::Adapter | Kind::AdapterFile);
+    if args.model.is_some() && !is_adapter {
         let found = format!(
             "`--model` checks an adapter, but `{}` is {}",
             args.path.display(),
@@ -40,9 +42,14 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let path = &thing.path;
     let (report, is_sound) = match thing.kind {
         Kind::Adapter => adapter::inspect(path, args.model.as_deref())?,
+        Kind::AdapterFile => foreign::inspect_adapter(path, args.model.as_deref())?,
         Kind::Run => (run_dir::inspect_run(path)?, true),
         Kind::Checkpoint => (run_dir::inspect_checkpoint(path)?, true),
         Kind::Model => model::inspect_model(path)?,
+        Kind::Pipeline => pipeline::inspect_pipeline(path)?,
+        Kind::Scheduler => (pipeline::inspect_scheduler(path)?, true),
+        Kind::ClipTokenizer => (pipeline::inspect_clip_tokenizer(path)?, true),
+        Kind::Picture => (pipeline::inspect_picture(path)?, true),
         Kind::Weights => (model::inspect_weights(path)?, true),
         Kind::Tokenizer => (files::inspect_tokenizer(path)?, true),
         Kind::Data => (files::inspect_data(path)?, true),

@@ -9,8 +9,10 @@ use temper_adapters::weights::{Checkpoint, TensorInfo};
 use temper_datasets::Tokenizer;
 use temper_models::{LlamaConfig, RopeScaling};
 
-use super::Report;
+use super::foreign::whole_model;
+use super::network::{self, Network};
 use crate::Failure;
+use crate::commands::report::Report;
 use crate::data_source::has_tokenizer;
 
 /// Names that a report lists before it stops.
@@ -18,6 +20,9 @@ const LISTED: usize = 20;
 
 /// A model directory. The second value is whether weights and architecture fit each other.
 pub(super) fn inspect_model(path: &Path) -> Result<(Report, bool), Failure> {
+    if let Some(network) = Network::of(path) {
+        return network::inspect(path, network);
+    }
     let mut report = Report::new("model", path);
     let weights = has_weights(path)
         .then(|| Checkpoint::open(path))
@@ -39,7 +44,7 @@ pub(super) fn inspect_model(path: &Path) -> Result<(Report, bool), Failure> {
     Ok((report, fits))
 }
 
-fn has_weights(path: &Path) -> bool {
+pub(super) fn has_weights(path: &Path) -> bool {
     let names = ["model", "diffusion_pytorch_model"];
     let suffixes = ["safetensors", "safetensors.index.json", "fp16.safetensors"];
     names.iter().any(|name| {
@@ -86,7 +91,7 @@ fn tokenizer(path: &Path, report: &mut Report) {
 }
 
 /// Counts over all tensors.
-fn totals(weights: &Checkpoint, report: &mut Report) {
+pub(super) fn totals(weights: &Checkpoint, report: &mut Report) {
     let infos: Vec<&TensorInfo> = weights
         .names()
         .filter_map(|name| weights.info(name))
@@ -172,6 +177,7 @@ pub(super) fn list(key: &'static str, names: &[String], report: &mut Report) {
 pub(super) fn inspect_weights(path: &Path) -> Result<Report, Failure> {
     let weights = Checkpoint::open(path)?;
     let mut report = Report::new("weights", path);
+    whole_model(&weights, &mut report)?;
     totals(&weights, &mut report);
     let entries = weights.metadata();
     if !entries.is_empty() {
@@ -199,6 +205,9 @@ pub(super) fn inspect_weights(path: &Path) -> Result<Report, Failure> {
 
 /// The modules of a model: from its configuration, else as far as the shapes of its weights tell.
 pub(super) fn modules(path: &Path) -> Result<Vec<Module>, Failure> {
+    if let Some(network) = Network::of(path) {
+        return Ok(network?.modules());
+    }
     if path.join("config.json").is_file()
         && let Ok(config) = LlamaConfig::load(path)
     {

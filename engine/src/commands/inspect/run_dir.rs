@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::Report;
 use crate::Failure;
 use crate::commands::recipe::method_name;
+use crate::commands::report::Report;
 use crate::recipe::{Length, Recipe};
 use crate::run::{Row, Summary, read_metrics, verify};
 

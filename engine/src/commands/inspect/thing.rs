@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use super::foreign::layout;
 use crate::Failure;
 use crate::data_source::has_tokenizer;
+use crate::diffusion::ModelIndex;
 
 /// Something that can be inspected.
 #[derive(Debug)]
@@ -17,6 +19,8 @@ pub(super) struct Thing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Adapter,
+    /// Of another tool than PEFT.
+    AdapterFile,
     Run,
     Checkpoint,
     Model,
@@ -24,13 +28,17 @@ pub(super) enum Kind {
     Tokenizer,
     Data,
     Recipe,
+    Pipeline,
+    Scheduler,
+    ClipTokenizer,
+    Picture,
 }
 
 impl Kind {
     /// With its article.
     pub(super) fn name(self) -> &'static str {
         match self {
-            Self::Adapter => "an adapter",
+            Self::Adapter | Self::AdapterFile => "an adapter",
             Self::Run => "a run",
             Self::Checkpoint => "a checkpoint",
             Self::Model => "a model",
@@ -38,6 +46,10 @@ impl Kind {
             Self::Tokenizer => "a tokenizer",
             Self::Data => "a dataset",
             Self::Recipe => "a recipe",
+            Self::Pipeline => "a pipeline",
+            Self::Scheduler => "a scheduler",
+            Self::ClipTokenizer => "a tokenizer",
+            Self::Picture => "a picture",
         }
     }
 }
@@ -70,12 +82,18 @@ fn directory(path: &Path) -> Option<Kind> {
         Some(Kind::Adapter)
     } else if has("manifest.json") {
         Some(Kind::Checkpoint)
+    } else if ModelIndex::is_pipeline(path) {
+        Some(Kind::Pipeline)
     } else if has("config.json") {
         Some(Kind::Model)
+    } else if has("scheduler_config.json") {
+        Some(Kind::Scheduler)
     } else if has("model.safetensors") || has("model.safetensors.index.json") {
         Some(Kind::Weights)
     } else if has_tokenizer(path) {
         Some(Kind::Tokenizer)
+    } else if has("vocab.json") && has("merges.txt") {
+        Some(Kind::ClipTokenizer)
     } else {
         temper_datasets::reader::data_files(&[path.to_owned()])
             .ok()
@@ -100,8 +118,12 @@ fn file(path: &Path) -> Option<(Kind, &Path)> {
             (Kind::Adapter, directory)
         }
         ("config.json", _) => (Kind::Model, directory),
+        ("model_index.json", _) => (Kind::Pipeline, directory),
+        ("scheduler_config.json", _) => (Kind::Scheduler, directory),
+        (_, "png") => (Kind::Picture, path),
         ("manifest.json", _) => (Kind::Checkpoint, directory),
         (name, _) if name.ends_with(".safetensors.index.json") => (Kind::Weights, directory),
+        (_, "safetensors") if layout(path).is_some() => (Kind::AdapterFile, path),
         (_, "safetensors") => (Kind::Weights, path),
         (_, "toml") if looks_like_recipe(path) => (Kind::Recipe, path),
         ("tokenizer.json", _) | (_, "model") => (Kind::Tokenizer, path),
@@ -144,8 +166,9 @@ fn json_kind(path: &Path) -> Option<Kind> {
 
 fn unknown(path: &Path) -> Failure {
     Failure::run(format!("`{}` is nothing that `temper inspect` knows", path.display())).with_hint(
-        "it looks at model directories (`config.json`), adapters (`adapter_config.json`), run directories \
+        "it looks at model directories (`config.json`), pipelines (`model_index.json`), adapters (`adapter_config.json`), run directories \
          (`recipe.toml`), checkpoints (`manifest.json`), weights (`.safetensors`), tokenizers \
-         (`tokenizer.json`, `tokenizer.model`), datasets (`.json`, `.jsonl`, `.txt`, `.parquet`) and recipes (`.toml`)",
+         (`tokenizer.json`, `tokenizer.model`), datasets (`.json`, `.jsonl`, `.txt`, `.parquet`), recipes (`.toml`) \
+         and pictures (`.png`)",
     )
 }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 /// Facts, tables and notes about one thing.
 #[derive(Debug)]
-pub(super) struct Report {
+pub(crate) struct Report {
     facts: Vec<Fact>,
     tables: Vec<Table>,
     notes: Vec<String>,
@@ -29,7 +29,7 @@ struct Table {
 
 impl Report {
     /// An empty report on the `kind` of thing at `path`.
-    pub(super) fn new(kind: &'static str, path: &Path) -> Self {
+    pub(crate) fn new(kind: &'static str, path: &Path) -> Self {
         let mut report = Self {
             facts: Vec::new(),
             tables: Vec::new(),
@@ -41,14 +41,14 @@ impl Report {
     }
 
     /// Adds a fact. Keys are those of the JSON; in the table, `_` is a space.
-    pub(super) fn fact(&mut self, key: &'static str, value: impl Into<Value>) {
+    pub(crate) fn fact(&mut self, key: &'static str, value: impl Into<Value>) {
         let value = value.into();
         let shown = plain(&value);
         self.facts.push(Fact { key, value, shown });
     }
 
     /// Adds a number of bytes.
-    pub(super) fn bytes(&mut self, key: &'static str, bytes: u64) {
+    pub(crate) fn bytes(&mut self, key: &'static str, bytes: u64) {
         self.facts.push(Fact {
             key,
             value: bytes.into(),
@@ -57,7 +57,7 @@ impl Report {
     }
 
     /// Adds a large count.
-    pub(super) fn count(&mut self, key: &'static str, count: usize) {
+    pub(crate) fn count(&mut self, key: &'static str, count: usize) {
         let shown = match count {
             0..1_000_000 => count.to_string(),
             1_000_000..1_000_000_000 => format!("{count} ({:.1} million)", count as f64 / 1e6),
@@ -71,7 +71,7 @@ impl Report {
     }
 
     /// Adds a table.
-    pub(super) fn table(
+    pub(crate) fn table(
         &mut self,
         key: &'static str,
         columns: &[&'static str],
@@ -85,12 +85,12 @@ impl Report {
     }
 
     /// Adds a remark.
-    pub(super) fn note(&mut self, text: impl Into<String>) {
+    pub(crate) fn note(&mut self, text: impl Into<String>) {
         self.notes.push(text.into());
     }
 
     /// One object: a key a fact, an array of objects a table.
-    pub(super) fn to_json(&self) -> Value {
+    pub(crate) fn to_json(&self) -> Value {
         let mut object: Map<String, Value> = self
             .facts
             .iter()
@@ -114,7 +114,7 @@ impl Report {
     }
 
     /// The same for people.
-    pub(super) fn to_text(&self) -> String {
+    pub(crate) fn to_text(&self) -> String {
         let mut text = String::new();
         let width = self
             .facts

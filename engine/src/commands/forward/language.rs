@@ -1,4 +1,4 @@
-//! `temper forward`: named tensors through a model, to compare with another framework.
+//! A language model: token ids to logits.
 //!
 //! | input | shape | default |
 //! |---|---|---|
@@ -10,99 +10,29 @@
 //! Outputs in f32: `logits [B, T, V]`, `loss [1]` (mean over the targets) with labels, `hidden_states.N [B, T, C]` on request.
 //! At padding they mean nothing.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 
 use burn::tensor::{FloatDType, Tensor};
 use temper_adapters::Adaptable;
-use temper_adapters::weights::{Checkpoint, Dtype, HostTensor, WeightsError, save_safetensors};
+use temper_adapters::weights::{Checkpoint, Dtype, HostTensor, WeightsError};
 use temper_models::{IGNORE, Llama, TokenBatch, cross_entropy_sum};
 
-use crate::loading::{ModelArgs, Precision};
+use super::tensors::{InputError, Range, integers, open, shape, token_ids};
+use super::{Job, Outputs};
 use crate::{Failure, run};
 
 const INPUTS: [&str; 4] = ["input_ids", "attention_mask", "position_ids", "labels"];
 
-/// Arguments of `temper forward`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    #[command(flatten)]
-    model: ModelArgs,
-    /// Fold the adapter into the weights first
-    #[arg(long, requires = "adapter")]
-    merge: bool,
-    /// Precision of weights and products; outputs are always f32
-    #[arg(long, value_enum, default_value = "f32")]
-    dtype: Precision,
-    /// Safetensors file with `input_ids` and optionally `attention_mask`, `position_ids`, `labels`
-    #[arg(long, value_name = "FILE")]
-    input: PathBuf,
-    /// Safetensors file to write: `logits`, `loss` with labels
-    #[arg(long, value_name = "FILE")]
-    output: PathBuf,
-    /// Also write `hidden_states.N`: embeddings, blocks, final norm
-    #[arg(long)]
-    hidden_states: bool,
-}
-
-/// What is wrong with the input tensors.
-#[derive(Debug, thiserror::Error)]
-enum InputError {
-    #[error("unknown input {}, expected {}", quoted(names), quoted(&INPUTS.map(str::to_owned)))]
-    Unknown { names: Vec<String> },
-    #[error("`{name}` has dtype {dtype}, expected I64 or I32")]
-    Dtype { name: &'static str, dtype: Dtype },
-    #[error("`{name}` has shape {found:?}, expected {expected}")]
-    Shape {
-        name: &'static str,
-        found: Vec<usize>,
-        expected: String,
-    },
-    #[error("`{name}` is {value} at row {row}, column {column}, expected {expected}")]
-    Value {
-        name: &'static str,
-        value: i64,
-        row: usize,
-        column: usize,
-        expected: String,
-    },
-    #[error(
-        "`attention_mask` hides row {row}, column {column} between tokens that it shows; padding may only stand at the beginning \
-         and the end of a row"
-    )]
-    Hole { row: usize, column: usize },
-}
-
-fn quoted(names: &[String]) -> String {
-    names
-        .iter()
-        .map(|name| format!("`{name}`"))
-        .collect::<Vec<_>>()
-        .join(", ")
-}
-
-pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let same = |path: &std::path::Path| path.canonicalize().ok();
-    if same(&args.input).is_some_and(|input| same(&args.output) == Some(input)) {
-        return Err(Failure::usage(
-            "--output is the file of --input, which would be lost",
-        ));
-    }
-    let inputs = Inputs::read(args)?;
-    let mut model = args.model.options(Some(args.dtype)).load()?.model;
-    if args.merge {
+pub(super) fn outputs(job: Job<'_>) -> Result<Outputs, Failure> {
+    let inputs = Inputs::read(&job.args.input)?;
+    let mut model = job.options.load_from(job.directory)?.model;
+    if job.args.merge {
         Adaptable::merge(&mut model);
     }
-    let outputs = outputs(&model, &inputs, args.hidden_states)?;
-    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-    Ok(save_safetensors(&args.output, &outputs, &metadata)?)
+    run_model(&model, &inputs, job.args.hidden_states)
 }
 
-fn outputs(
-    model: &Llama,
-    inputs: &Inputs,
-    all: bool,
-) -> Result<Vec<(String, HostTensor)>, Failure> {
+fn run_model(model: &Llama, inputs: &Inputs, all: bool) -> Result<Outputs, Failure> {
     let batch = &inputs.batch;
     let vocabulary = model.config().vocab_size;
     inputs.check_labels(vocabulary)?;
@@ -154,31 +84,16 @@ struct Inputs {
 }
 
 impl Inputs {
-    fn read(args: &Args) -> Result<Self, Failure> {
-        let file = Checkpoint::open(&args.input)?;
-        let unknown: Vec<String> = file
-            .names()
-            .filter(|name| !INPUTS.contains(name))
-            .map(str::to_owned)
-            .collect();
-        if !unknown.is_empty() {
-            return Err(Failure::run(InputError::Unknown { names: unknown }));
-        }
-        let ids = file.read("input_ids")?;
-        let &[rows, tokens] = ids.shape() else {
-            return Err(shape("input_ids", &ids, "[rows, tokens]".to_owned()));
-        };
-        if rows * tokens == 0 {
-            return Err(shape("input_ids", &ids, "at least one token".to_owned()));
-        }
-        let wanted = [rows, tokens];
+    fn read(file: &Path) -> Result<Self, Failure> {
+        let file = open(file, &INPUTS)?;
+        let (input_ids, wanted) = token_ids(&file)?;
+        let [rows, tokens] = wanted;
         let range = |name, least| Range {
             name,
             tokens,
             least,
             most: i64::from(i32::MAX),
         };
-        let input_ids = range("input_ids", 0).check(integers("input_ids", &ids)?)?;
         let mask = optional(&file, "attention_mask", wanted)?;
         let positions = optional(&file, "position_ids", wanted)?;
         let labels = optional(&file, "labels", wanted)?;
@@ -195,7 +110,7 @@ impl Inputs {
         };
         let batch = TokenBatch {
             shape: wanted,
-            input_ids: unsigned(&input_ids),
+            input_ids,
             labels: match &labels {
                 None => vec![IGNORE; rows * tokens],
                 Some(labels) => range("labels", i64::from(IGNORE))
@@ -284,62 +199,6 @@ fn optional(
         return Err(shape(name, &tensor, format!("{wanted:?} as `input_ids`")));
     }
     Ok(Some(values))
-}
-
-fn shape(name: &'static str, tensor: &HostTensor, expected: String) -> Failure {
-    Failure::run(InputError::Shape {
-        name,
-        found: tensor.shape().to_vec(),
-        expected,
-    })
-}
-
-fn integers(name: &'static str, tensor: &HostTensor) -> Result<Vec<i64>, Failure> {
-    let data = tensor.data();
-    Ok(match tensor.dtype() {
-        Dtype::I64 => data
-            .as_chunks::<8>()
-            .0
-            .iter()
-            .map(|word| i64::from_le_bytes(*word))
-            .collect(),
-        Dtype::I32 => data
-            .as_chunks::<4>()
-            .0
-            .iter()
-            .map(|word| i32::from_le_bytes(*word).into())
-            .collect(),
-        Dtype::U8 | Dtype::BOOL if name == "attention_mask" => {
-            data.iter().map(|&byte| byte.into()).collect()
-        }
-        dtype => return Err(Failure::run(InputError::Dtype { name, dtype })),
-    })
-}
-
-/// What the values of an input may be.
-struct Range {
-    name: &'static str,
-    tokens: usize,
-    least: i64,
-    most: i64,
-}
-
-impl Range {
-    fn check(&self, values: Vec<i64>) -> Result<Vec<i64>, Failure> {
-        let Some(at) = values
-            .iter()
-            .position(|value| !(self.least..=self.most).contains(value))
-        else {
-            return Ok(values);
-        };
-        Err(Failure::run(InputError::Value {
-            name: self.name,
-            value: values[at],
-            row: at / self.tokens,
-            column: at % self.tokens,
-            expected: format!("{} to {}", self.least, self.most),
-        }))
-    }
 }
 
 fn unsigned(values: &[i64]) -> Vec<u32> {

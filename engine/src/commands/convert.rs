@@ -1,0 +1,215 @@
+//! `temper convert`: an adapter under the names of another tool, read back and compared.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use temper_adapters::formats::{self, Imported, KohyaModel, write_diffusers_lora, write_kohya};
+use temper_adapters::peft::{AdapterConfig, AdapterFile, Module, Slot, TargetRule, resolve};
+
+use super::output::print;
+use crate::Failure;
+use crate::diffusion::ModuleNames;
+use crate::hub;
+use crate::run::note;
+
+/// Arguments of `temper convert`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Adapter: PEFT directory, or file of diffusers, kohya or `OneTrainer`
+    #[arg(long, value_name = "PATH")]
+    adapter: PathBuf,
+    /// The model it is for, a pipeline or UNet directory: its layers have the names. Weights are not read
+    #[arg(long, value_name = "DIR")]
+    model: String,
+    /// Layout to write
+    #[arg(long, value_enum)]
+    to: Layout,
+    /// Directory (PEFT) or file (diffusers, kohya) to write
+    #[arg(long, value_name = "PATH")]
+    output: PathBuf,
+    /// Replace what is there
+    #[arg(long)]
+    overwrite: bool,
+}
+
+/// A layout of adapter files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Layout {
+    /// A directory with `adapter_config.json`; with several networks, one in a folder for each
+    Peft,
+    /// `pytorch_lora_weights.safetensors`, for `LoRA`
+    Diffusers,
+    /// Keys `lora_unet_…`, for `LoRA` and OFT
+    Kohya,
+}
+
+/// What a file holds for one network.
+type Part = (formats::Component, AdapterFile);
+
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    if args.output.exists() && !args.overwrite {
+        let message = format!("`{}` is there already", args.output.display());
+        return Err(Failure::run(message).with_hint("choose another --output, or add --overwrite"));
+    }
+    let names = ModuleNames::of(&hub::resolve_model(&args.model)?)?;
+    let before = read(&args.adapter, &names)?;
+    for remark in write(args, &before, &names)? {
+        note(&format!("warning: {remark}"));
+    }
+    print(format!("wrote {}", args.output.display()))?;
+    let after = read(&args.output, &names)?;
+    let comparison = Comparison::of(&before, &after, &names).map_err(|problem| {
+        let file = args.output.display();
+        Failure::run(format!("`{file}` reads back as another adapter: {problem}"))
+    })?;
+    print(format!(
+        "read back: {} layers, largest difference of a value {:.3e}{}",
+        comparison.layers,
+        comparison.largest,
+        if comparison.turned {
+            "; rotations were turned into the series, whose truncation is not part of this"
+        } else {
+            ""
+        }
+    ))
+}
+
+fn read(path: &Path, names: &ModuleNames) -> Result<Vec<Part>, Failure> {
+    let Imported { adapters, remarks } = formats::read(path, &names.modules())?;
+    for remark in remarks {
+        note(&format!("warning: `{}`: {remark}", path.display()));
+    }
+    Ok(adapters)
+}
+
+/// Returns what the layout cannot say.
+fn write(args: &Args, parts: &[Part], names: &ModuleNames) -> Result<Vec<String>, Failure> {
+    let borrowed: Vec<_> = parts.iter().map(|(part, file)| (*part, file)).collect();
+    match args.to {
+        Layout::Peft => {
+            for (part, file) in parts {
+                let directory = match parts.len() {
+                    1 => args.output.clone(),
+                    _ => args.output.join(part.name()),
+                };
+                file.save(&directory)?;
+            }
+            Ok(Vec::new())
+        }
+        Layout::Diffusers => {
+            create_parent(&args.output)?;
+            write_diffusers_lora(&args.output, &borrowed)?;
+            Ok(Vec::new())
+        }
+        Layout::Kohya => {
+            create_parent(&args.output)?;
+            let model: KohyaModel = names.kohya_model();
+            Ok(write_kohya(
+                &args.output,
+                &borrowed,
+                model,
+                &names.modules(),
+            )?)
+        }
+    }
+}
+
+fn create_parent(path: &Path) -> Result<(), Failure> {
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let Some(parent) = parent else {
+        return Ok(());
+    };
+    std::fs::create_dir_all(parent)
+        .map_err(|error| Failure::run(format!("cannot create `{}`: {error}", parent.display())))
+}
+
+/// How two adapters differ.
+struct Comparison {
+    layers: usize,
+    largest: f32,
+    /// The exact transform became the series, or the reverse: packed values have the opposite sign.
+    turned: bool,
+}
+
+impl Comparison {
+    fn of(before: &[Part], after: &[Part], names: &ModuleNames) -> Result<Self, String> {
+        let mut found = Self {
+            layers: 0,
+            largest: 0.0,
+            turned: false,
+        };
+        if before.len() != after.len() {
+            return Err(format!(
+                "{} networks instead of {}",
+                after.len(),
+                before.len()
+            ));
+        }
+        for ((part, before), (other, after)) in before.iter().zip(after) {
+            if part != other {
+                return Err(format!("a part for the {other} instead of the {part}"));
+            }
+            found.compare(before, after, names.modules().of(*part))?;
+        }
+        Ok(found)
+    }
+
+    fn compare(
+        &mut self,
+        before: &AdapterFile,
+        after: &AdapterFile,
+        modules: &[Module],
+    ) -> Result<(), String> {
+        let sign = if series(before) == series(after) {
+            1.0
+        } else {
+            self.turned = true;
+            -1.0
+        };
+        if scales(before, modules)? != scales(after, modules)? {
+            return Err("layers have other scales".to_owned());
+        }
+        if before.tensors().len() != after.tensors().len() {
+            return Err(format!(
+                "{} tensors instead of {}",
+                after.tensors().len(),
+                before.tensors().len()
+            ));
+        }
+        for tensor in before.tensors() {
+            let name = format!("{} of `{}`", tensor.slot.name(), tensor.module);
+            let other = after
+                .get(&tensor.module, &tensor.slot)
+                .ok_or_else(|| format!("{name} is missing"))?;
+            let sign = if tensor.slot == Slot::OftR { sign } else { 1.0 };
+            let [a, b] = [&tensor.tensor, other].map(|tensor| tensor.to_f32().unwrap_or_default());
+            if tensor.tensor.shape() != other.shape() {
+                return Err(format!("{name} has shape {:?}", other.shape()));
+            }
+            let apart = a.iter().zip(&b).map(|(a, b)| (a - sign * b).abs());
+            self.largest = apart.fold(self.largest, f32::max);
+        }
+        self.layers += before.adapted_modules().len();
+        Ok(())
+    }
+}
+
+/// Terms of the series; `None` for the exact transform, and for methods without one.
+fn series(file: &AdapterFile) -> Option<usize> {
+    match file.config() {
+        AdapterConfig::Oft(oft) if oft.use_cayley_neumann => Some(oft.num_cayley_neumann_terms),
+        _ => None,
+    }
+}
+
+/// What each layer's low-rank product is multiplied by, in millionths: alphas are rounded on their way.
+fn scales(file: &AdapterFile, modules: &[Module]) -> Result<BTreeMap<String, i64>, String> {
+    let resolution = resolve(file.config(), modules).map_err(|error| error.to_string())?;
+    let scale = |target: temper_adapters::peft::Target| match target.rule {
+        TargetRule::Lora { scale, .. } => Some((target.name, (scale * 1e6).round() as i64)),
+        _ => None,
+    };
+    Ok(resolution.targets.into_iter().filter_map(scale).collect())
+}

@@ -1,0 +1,131 @@
+//! A picture that steers the layout of those that are drawn (arXiv 2306.07280, section 5, controllable generation).
+
+use std::path::PathBuf;
+
+use burn::tensor::{Tensor, TensorData};
+use serde_json::{Value, json};
+use temper_datasets::images::{Filter, Photo, canny, covering_size, read, resize};
+use temper_models::ControlEncoder;
+
+use crate::Failure;
+use crate::diffusion::{AdapterChoice, Pipeline};
+
+/// Arguments of `temper sample` on control.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ControlArgs {
+    /// Picture that steers the layout, such as edges; scaled and cropped to the size of what is drawn
+    #[arg(long, value_name = "IMAGE")]
+    control: Option<PathBuf>,
+    /// Its encoder; by default `control` beside an adapter
+    #[arg(long, value_name = "DIR", requires = "control")]
+    control_model: Option<PathBuf>,
+    /// Take the edges of the picture, found with these two thresholds
+    #[arg(long, value_name = "LOW,HIGH", requires = "control", value_parser = thresholds)]
+    canny: Option<(f32, f32)>,
+}
+
+fn thresholds(text: &str) -> Result<(f32, f32), String> {
+    let numbers = text
+        .split_once(',')
+        .and_then(|(low, high)| Some((low.trim().parse().ok()?, high.trim().parse().ok()?)));
+    numbers
+        .filter(|(low, high)| 0.0 <= *low && low <= high)
+        .ok_or_else(|| "expected two thresholds, the lower first, such as 100,200".to_owned())
+}
+
+/// What was loaded.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) encoder: ControlEncoder,
+    pub(super) hint: Tensor<4>,
+}
+
+impl ControlArgs {
+    /// The encoder and the hint, if there is one.
+    pub(super) fn load(
+        &self,
+        adapters: &[AdapterChoice],
+        pipeline: &Pipeline,
+        size: (usize, usize),
+    ) -> Result<Option<Loaded>, Failure> {
+        let Some(file) = &self.control else {
+            return Ok(None);
+        };
+        let directory = self.directory(adapters)?;
+        let device = &pipeline.device.device;
+        let encoder = ControlEncoder::load(&directory, pipeline.compute, device)?;
+        let mut photo = fitted(&read(file)?, size);
+        if let Some((low, high)) = self.canny {
+            let edges = canny(&photo, low, high)?;
+            photo = Photo::from_grey(photo.width, photo.height, &edges)?;
+        }
+        let data = TensorData::new(photo.to_unit(), [1, 3, photo.height, photo.width]);
+        Ok(Some(Loaded {
+            encoder,
+            hint: Tensor::from_data(data, device),
+        }))
+    }
+
+    fn directory(&self, adapters: &[AdapterChoice]) -> Result<PathBuf, Failure> {
+        if let Some(directory) = &self.control_model {
+            return Ok(directory.clone());
+        }
+        let beside = adapters.iter().flat_map(|adapter| {
+            let inside = adapter.path.join("control");
+            let beside = adapter.path.parent().map(|run| run.join("control"));
+            std::iter::once(inside).chain(beside)
+        });
+        let mut found = beside.filter(|directory| directory.join("config.json").is_file());
+        found.next().ok_or_else(|| {
+            Failure::usage("--control needs the encoder that was trained with the adapter")
+                .with_hint("name its directory with --control-model; a run leaves it in `control`")
+        })
+    }
+
+    /// For the recipe of a picture.
+    pub(super) fn describe(&self) -> Value {
+        match &self.control {
+            None => Value::Null,
+            Some(file) => json!({
+                "image": file,
+                "model": self.control_model,
+                "canny": self.canny.map(|(low, high)| [low, high]),
+            }),
+        }
+    }
+}
+
+/// Scaled so that it just covers the size, and cropped in the middle.
+fn fitted(photo: &Photo, (width, height): (usize, usize)) -> Photo {
+    let (covering_width, covering_height) =
+        covering_size((photo.width, photo.height), (width, height));
+    let photo = resize(photo, covering_width, covering_height, Filter::Bilinear);
+    let left = (covering_width - width) / 2;
+    let top = (covering_height - height) / 2;
+    photo.crop(left, top, width, height)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thresholds_are_two_numbers_in_order() {
+        assert_eq!(thresholds("100, 200"), Ok((100.0, 200.0)));
+        for wrong in ["", "100", "200,100", "-1,5", "a,b", "1,NaN"] {
+            assert!(thresholds(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_hint_has_the_size_of_the_picture_and_shows_its_middle() {
+        let mut photo = Photo::filled(40, 10, [0; 3]);
+        let middle = (5 * 40 + 20) * 3;
+        photo.rgb[middle] = 255;
+        let hint = fitted(&photo, (10, 10));
+        assert_eq!((hint.width, hint.height), (10, 10));
+        assert_eq!(hint.rgb[(5 * 10 + 5) * 3], 255);
+        let hint = fitted(&photo, (16, 24));
+        assert_eq!((hint.width, hint.height), (16, 24));
+    }
+}

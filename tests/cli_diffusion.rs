@@ -1,0 +1,25 @@
+//! Diffusion pipelines as a user runs them: `temper sample`, `forward`, `merge`, `convert`, `inspect` and `energy`, against
+//! diffusers, transformers and PEFT. Tolerances are those of `tests/golden/diffusion/README.md`.
+
+#[cfg(test)]
+#[path = "cli_diffusion/adapters.rs"]
+mod adapters;
+#[cfg(test)]
+#[path = "cli_diffusion/energy.rs"]
+mod energy;
+#[cfg(test)]
+#[path = "cli_diffusion/forward.rs"]
+mod forward;
+#[cfg(test)]
+#[path = "cli_diffusion/inspect.rs"]
+mod inspect;
+#[cfg(test)]
+#[path = "cli_diffusion/pipelines.rs"]
+mod pipelines;
+#[cfg(test)]
+#[path = "cli_diffusion/sample.rs"]
+mod sample;
+#[cfg(test)]
+#[path = "cli_models/support.rs"]
+#[allow(dead_code, reason = "shared with the tests of language models")]
+mod support;
