@@ -27,18 +27,18 @@ pub(crate) struct Keys<'a>(pub(crate) &'a Value);
 
 impl<'a> Keys<'a> {
     /// The value of `key` unless it is absent or null.
-    pub(crate) fn get(&self, key: &str) -> Option<&'a Value> {
+    pub(crate) fn get(self, key: &str) -> Option<&'a Value> {
         self.0.get(key).filter(|value| !value.is_null())
     }
 
     /// A size that must be there.
-    pub(crate) fn size(&self, key: &str) -> Result<usize, ModelError> {
+    pub(crate) fn size(self, key: &str) -> Result<usize, ModelError> {
         self.optional_size(key)?
             .ok_or_else(|| self.wrong(key, "a positive integer"))
     }
 
     /// A size that may be absent.
-    pub(crate) fn optional_size(&self, key: &str) -> Result<Option<usize>, ModelError> {
+    pub(crate) fn optional_size(self, key: &str) -> Result<Option<usize>, ModelError> {
         let wrong = || self.wrong(key, "a positive integer below 2^31");
         self.get(key)
             .map(|value| size(value).ok_or_else(wrong))
@@ -46,7 +46,7 @@ impl<'a> Keys<'a> {
     }
 
     /// A number that may be absent.
-    pub(crate) fn number(&self, key: &str) -> Result<Option<f64>, ModelError> {
+    pub(crate) fn number(self, key: &str) -> Result<Option<f64>, ModelError> {
         let wrong = || self.wrong(key, "a number");
         self.get(key)
             .map(|value| value.as_f64().ok_or_else(wrong))
@@ -54,12 +54,12 @@ impl<'a> Keys<'a> {
     }
 
     /// Whether `key` is true.
-    pub(crate) fn flag(&self, key: &str) -> bool {
+    pub(crate) fn flag(self, key: &str) -> bool {
         self.get(key).and_then(Value::as_bool).unwrap_or(false)
     }
 
     /// Whether `key` is true; `default` when it is absent.
-    pub(crate) fn flag_or(&self, key: &str, default: bool) -> Result<bool, ModelError> {
+    pub(crate) fn flag_or(self, key: &str, default: bool) -> Result<bool, ModelError> {
         match self.get(key) {
             None => Ok(default),
             Some(value) => value
@@ -69,7 +69,7 @@ impl<'a> Keys<'a> {
     }
 
     /// A list of sizes, not empty, that may be absent.
-    pub(crate) fn sizes(&self, key: &str) -> Result<Option<Vec<usize>>, ModelError> {
+    pub(crate) fn sizes(self, key: &str) -> Result<Option<Vec<usize>>, ModelError> {
         let wrong = || self.wrong(key, "a list of positive integers below 2^31");
         let sizes = |value: &Value| -> Option<Vec<usize>> {
             let list = value.as_array().filter(|list| !list.is_empty())?;
@@ -81,7 +81,7 @@ impl<'a> Keys<'a> {
     }
 
     /// A text that may be absent.
-    pub(crate) fn text(&self, key: &str) -> Result<Option<&'a str>, ModelError> {
+    pub(crate) fn text(self, key: &str) -> Result<Option<&'a str>, ModelError> {
         let wrong = || self.wrong(key, "a text");
         self.get(key)
             .map(|value| value.as_str().ok_or_else(wrong))
@@ -89,7 +89,7 @@ impl<'a> Keys<'a> {
     }
 
     /// A list of texts that may be absent.
-    pub(crate) fn texts(&self, key: &str) -> Result<Option<Vec<&'a str>>, ModelError> {
+    pub(crate) fn texts(self, key: &str) -> Result<Option<Vec<&'a str>>, ModelError> {
         let wrong = || self.wrong(key, "a list of texts");
         let texts = |value: &'a Value| -> Option<Vec<&'a str>> {
             value.as_array()?.iter().map(Value::as_str).collect()
@@ -100,7 +100,7 @@ impl<'a> Keys<'a> {
     }
 
     /// The error that `key` holds something other than `expected`.
-    pub(crate) fn wrong(&self, key: &str, expected: &'static str) -> ModelError {
+    pub(crate) fn wrong(self, key: &str, expected: &'static str) -> ModelError {
         let found = self
             .0
             .get(key)

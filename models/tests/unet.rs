@@ -1,5 +1,4 @@
 //! What must hold for every UNet: any size, identity at initialisation, gradients however computed, control, half precision.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 mod support;

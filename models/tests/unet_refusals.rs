@@ -17,6 +17,9 @@ use temper_adapters::peft::{
 use temper_adapters::weights::{Checkpoint, Dtype, HostTensor, save_safetensors};
 use temper_models::{AddedConditions, ControlConfig, ControlEncoder, Unet, UnetConfig, UnetInput};
 
+/// What is done to an input that would fit.
+type Change<'a> = &'a dyn Fn(&mut UnetInput);
+
 #[test]
 fn inputs_that_do_not_fit_are_refused_with_both_numbers() {
     let model = small_unet(FloatDType::F32);
@@ -25,7 +28,7 @@ fn inputs_that_do_not_fit_are_refused_with_both_numbers() {
         change(&mut input);
         model.forward(&input).unwrap_err().to_string()
     };
-    let cases: [(&dyn Fn(&mut UnetInput), [&str; 3]); 7] = [
+    let cases: [(Change, [&str; 3]); 7] = [
         (
             &|i| i.sample = normal("s", [2, 16, 4, 4]),
             ["`sample`", "16 channels", "VAE"],
@@ -55,7 +58,7 @@ fn inputs_that_do_not_fit_are_refused_with_both_numbers() {
                 i.added = Some(AddedConditions {
                     text_embeds: normal("e", [2, 10]),
                     time_ids: normal("i", [2, 6]),
-                })
+                });
             },
             ["`text_embeds`", "none", "addition_embed_type"],
         ),

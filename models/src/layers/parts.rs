@@ -54,21 +54,29 @@ impl Parts for AdaptedConv2d {
 
 impl<T: Parts> Parts for Option<T> {
     fn parts(&self, visit: &mut dyn FnMut(Part<'_>)) {
-        self.iter().for_each(|part| part.parts(visit));
+        for part in self {
+            part.parts(visit);
+        }
     }
 
     fn parts_mut(&mut self, visit: &mut dyn FnMut(PartMut<'_>)) {
-        self.iter_mut().for_each(|part| part.parts_mut(visit));
+        for part in self {
+            part.parts_mut(visit);
+        }
     }
 }
 
 impl<T: Parts> Parts for Vec<T> {
     fn parts(&self, visit: &mut dyn FnMut(Part<'_>)) {
-        self.iter().for_each(|part| part.parts(visit));
+        for part in self {
+            part.parts(visit);
+        }
     }
 
     fn parts_mut(&mut self, visit: &mut dyn FnMut(PartMut<'_>)) {
-        self.iter_mut().for_each(|part| part.parts_mut(visit));
+        for part in self {
+            part.parts_mut(visit);
+        }
     }
 }
 

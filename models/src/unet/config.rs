@@ -245,7 +245,7 @@ fn wrong(key: &str, found: impl ToString, expected: &'static str) -> ModelError 
 impl Keys<'_> {
     /// One value for all blocks, or a list with one for each.
     fn per_block<T: Clone>(
-        &self,
+        self,
         key: &str,
         blocks: usize,
         read: impl Fn(&Value) -> Option<T>,

@@ -202,9 +202,9 @@ impl UnetConfig {
                 }
                 LayerPlan::Pair(resnet, attention) => {
                     resnet.tensors(&mut tensors);
-                    attention
-                        .iter()
-                        .for_each(|attention| attention.tensors(&mut tensors));
+                    if let Some(attention) = attention {
+                        attention.tensors(&mut tensors);
+                    }
                 }
                 LayerPlan::Downsample(name, c) | LayerPlan::Upsample(name, c) => {
                     affine(&mut tensors, name, vec![*c, *c, 3, 3]);

@@ -179,7 +179,7 @@ impl Projection {
 pub(super) struct Transformer {
     norm: Norm,
     proj_in: Projection,
-    transformer_blocks: Vec<TransformerBlock>,
+    blocks: Vec<TransformerBlock>,
     proj_out: Projection,
     groups: usize,
 }
@@ -194,7 +194,7 @@ impl Transformer {
         Ok(Self {
             norm: Norm::build(source, &at("norm"), GROUP_EPS)?,
             proj_in: Projection::build(source, &at("proj_in"), plan.linear)?,
-            transformer_blocks: (0..plan.depth).map(block).collect::<Result<_, _>>()?,
+            blocks: (0..plan.depth).map(block).collect::<Result<_, _>>()?,
             proj_out: Projection::build(source, &at("proj_out"), plan.linear)?,
             groups: plan.groups,
         })
@@ -208,7 +208,7 @@ impl Transformer {
             Projection::Conv(conv) => to_tokens(conv.forward(h)),
             Projection::Linear(linear) => linear.forward(to_tokens(h)),
         };
-        for block in &self.transformer_blocks {
+        for block in &self.blocks {
             h = block.forward(h, text);
         }
         let h = match &self.proj_out {
@@ -234,14 +234,14 @@ impl Parts for Transformer {
     fn parts(&self, visit: &mut dyn FnMut(Part<'_>)) {
         self.norm.parts(visit);
         self.proj_in.tree().parts(visit);
-        self.transformer_blocks.parts(visit);
+        self.blocks.parts(visit);
         self.proj_out.tree().parts(visit);
     }
 
     fn parts_mut(&mut self, visit: &mut dyn FnMut(PartMut<'_>)) {
         self.norm.parts_mut(visit);
         self.proj_in.tree_mut().parts_mut(visit);
-        self.transformer_blocks.parts_mut(visit);
+        self.blocks.parts_mut(visit);
         self.proj_out.tree_mut().parts_mut(visit);
     }
 }
