@@ -15,15 +15,13 @@ use crate::weights::{WeightsError, save_safetensors};
 const METADATA: &str = "lora_adapter_metadata";
 const FORMAT: &str = "a LoRA file of diffusers";
 
+type Configurations = BTreeMap<Component, AdapterConfig>;
+
 /// The configurations in the header of a file; none in files from before 2025.
-#[expect(
-    clippy::type_complexity,
-    reason = "configurations and remarks, used once"
-)]
 pub(super) fn configurations(
     file: &Path,
     metadata: &BTreeMap<String, String>,
-) -> Result<(BTreeMap<Component, AdapterConfig>, Vec<String>), FormatError> {
+) -> Result<(Configurations, Vec<String>), FormatError> {
     let Some(text) = metadata.get(METADATA) else {
         return Ok((BTreeMap::new(), Vec::new()));
     };

@@ -33,6 +33,10 @@ pub use names::{Component, Modules};
 pub use read::{Imported, read};
 
 #[cfg(test)]
+mod fixtures;
+#[cfg(test)]
+mod import_tests;
+#[cfg(test)]
 mod refusal_tests;
 #[cfg(test)]
 mod round_trip_tests;

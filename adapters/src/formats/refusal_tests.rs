@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use super::round_trip_tests::{linears, lora, oft, text_encoder, unet};
+use super::fixtures::{linears, lora, oft, text_encoder, unet};
 use super::*;
 use crate::peft::{AdapterConfig, AdapterFile, AdapterTensor, Bias, Slot};
 use crate::weights::{Dtype, HostTensor, save_safetensors};

@@ -32,6 +32,10 @@ const FILE: &str = "scheduler_config.json";
 /// # Ok::<(), temper_models::ModelError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "the keys of the file, one by one"
+)]
 pub struct SchedulerConfig {
     /// Which sampler.
     pub kind: SchedulerKind,

@@ -23,7 +23,7 @@ pub(super) struct DpmSolver {
 #[derive(Debug)]
 struct Settings {
     prediction: Prediction,
-    second_order: bool,
+    order: usize,
     heun: bool,
     stochastic: bool,
     first_order_at_end: bool,
@@ -39,7 +39,7 @@ impl DpmSolver {
                 .collect(),
             config: Settings {
                 prediction: config.prediction_type,
-                second_order: config.solver_order > 1,
+                order: config.solver_order,
                 heun: config.solver_type == SolverType::Heun,
                 stochastic: config.algorithm_type == Algorithm::SdeDpmSolverPlusPlus,
                 first_order_at_end: config.euler_at_final
@@ -84,7 +84,7 @@ impl Solver for DpmSolver {
                 1.0
             };
         let last = call + 2 == self.levels.len();
-        let first_order = !self.config.second_order || last && self.config.first_order_at_end;
+        let first_order = self.config.order == 1 || last && self.config.first_order_at_end;
         let Some(earlier) = earlier.filter(|_| !first_order) else {
             return combine(&[(decay, &x), (to.alpha * gain, &image)]);
         };
