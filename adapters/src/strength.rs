@@ -145,7 +145,7 @@ fn move_towards(param: &mut Param, saved: &[f32], strength: f64) {
     let data = TensorData::new(saved.to_vec(), [saved.len()]);
     let saved = Tensor::<1>::from_data(data, &base.device());
     let base = base.cast(FloatDType::F32);
-    let moved = base.clone().mul_scalar(1.0 - strength) + saved.mul_scalar(strength);
+    let moved = base.mul_scalar(1.0 - strength) + saved.mul_scalar(strength);
     param.set(moved.cast(dtype));
 }
 

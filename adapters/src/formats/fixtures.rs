@@ -72,16 +72,16 @@ fn tensor(module: &str, slot: Slot, shape: Vec<usize>) -> AdapterTensor {
     }
 }
 
-fn names(modules: &[Module]) -> Option<ModulePattern> {
+fn names(modules: &[Module]) -> ModulePattern {
     let names = modules.iter().map(|module| module.name.clone()).collect();
-    Some(ModulePattern::Names(names))
+    ModulePattern::Names(names)
 }
 
 /// `LoRA` on every module, with scales of all kinds.
 pub(super) fn lora(modules: &[Module], use_rslora: bool, use_dora: bool) -> AdapterFile {
     let config = LoraConfig {
         common: Common {
-            target_modules: names(modules),
+            target_modules: Some(names(modules)),
             ..Common::default()
         },
         r: 4,
@@ -124,7 +124,7 @@ pub(super) fn lora(modules: &[Module], use_rslora: bool, use_dora: bool) -> Adap
 pub(super) fn oft(modules: &[Module], change: impl FnOnce(&mut OftConfig)) -> AdapterFile {
     let mut config = OftConfig {
         common: Common {
-            target_modules: names(modules),
+            target_modules: Some(names(modules)),
             ..Common::default()
         },
         oft_block_size: 4,

@@ -176,7 +176,7 @@ pub(super) fn compvis_name(name: &str, modules: &[Module]) -> Option<String> {
     let parts: Vec<&str> = name.splitn(5, '.').collect();
     let has = |prefix: &str| modules.iter().any(|module| module.name.starts_with(prefix));
     // Resnets in a block on the way down, and the position that follows them for a downsampler.
-    let layers = (0..)
+    let layers = (0..modules.len())
         .take_while(|j| has(&format!("down_blocks.0.resnets.{j}.")))
         .count();
     let number = |text: &str| text.parse::<usize>().ok();
