@@ -217,8 +217,8 @@ impl Parts for EncoderLayer {
             &mut self.fc1,
             &mut self.fc2,
         ];
-        linears
-            .into_iter()
-            .for_each(|linear| linear.parts_mut(visit));
+        for linear in linears {
+            linear.parts_mut(visit);
+        }
     }
 }

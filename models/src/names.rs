@@ -60,11 +60,11 @@ pub(crate) fn modules(
             Some((name, part @ ("weight" | "bias"))) => (name, part),
             _ => (tensor.as_str(), "weight"),
         };
-        if part == "bias" {
-            if let Some(module) = modules.last_mut().filter(|module| module.name == name) {
-                module.bias = true;
-                continue;
-            }
+        if part == "bias"
+            && let Some(module) = modules.last_mut().filter(|module| module.name == name)
+        {
+            module.bias = true;
+            continue;
         }
         let kind = match *shape.as_slice() {
             _ if is_embedding(name) => ModuleKind::Embedding,

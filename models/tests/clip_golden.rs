@@ -111,7 +111,7 @@ fn both_layouts_load_and_are_saved_as_they_were_read() {
         let model = load(name, &Device::flex());
         assert_eq!(model.layout(), layout, "{name}");
         model.visit(&mut |param| {
-            assert!(param.name().starts_with("text_model."), "{}", param.name())
+            assert!(param.name().starts_with("text_model."), "{}", param.name());
         });
         model.save(directory.path(), Dtype::F32, 1 << 30).unwrap();
         let (first, again) = (

@@ -49,11 +49,9 @@ fn model(x: &Tensor<4>, t: f32) -> Tensor<4> {
     angle.sin().mul_scalar(0.5) + x.clone().mul_scalar(0.25)
 }
 
-fn check(name: &str) -> Result<(), String> {
-    let folder = folder().join(name);
-    let file = Checkpoint::open(folder.join("io.safetensors")).unwrap();
-    let config = SchedulerConfig::load(&folder).unwrap();
-    let steps = match name {
+/// Steps of a fixture.
+fn steps(name: &str) -> usize {
+    match name {
         "more_ddpm_clip_large_linspace" | "more_ddim_eta_clip" | "more_euler_ancestral_v_zsnr" => 7,
         "more_ddim_sample_cosine" | "more_dpmpp_2m_karras_sigma_min" => 8,
         "more_pndm_v_trailing" | "more_euler_karras_bounds" => 9,
@@ -64,7 +62,14 @@ fn check(name: &str) -> Result<(), String> {
         "more_dpmpp_2m_sde_heun_karras" => 17,
         "more_unipc_bh1_3" => 12,
         _ => 10,
-    };
+    }
+}
+
+fn check(name: &str) -> Result<(), String> {
+    let folder = folder().join(name);
+    let file = Checkpoint::open(folder.join("io.safetensors")).unwrap();
+    let config = SchedulerConfig::load(&folder).unwrap();
+    let steps = steps(name);
     let mut scheduler = Scheduler::new(&config, steps).map_err(|error| error.to_string())?;
     let expect = |what: &str, worst: f32| {
         if worst <= 1.0 {

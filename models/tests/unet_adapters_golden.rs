@@ -1,4 +1,4 @@
-//! UNets with OFT, COFT and LoRA against PEFT and diffusers: outputs, gradients, merged weights, eight steps of DreamBooth.
+//! `UNets` with OFT, COFT and LoRA against PEFT and diffusers: outputs, gradients, merged weights, eight steps of DreamBooth.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;

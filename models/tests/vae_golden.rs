@@ -18,6 +18,8 @@ fn vae(device: &Device) -> Vae {
     Vae::load(&case(CASE), FloatDType::F32, device).unwrap()
 }
 
+type Tensors = Vec<(String, temper_adapters::weights::HostTensor)>;
+
 #[test]
 fn posterior_samples_and_reconstruction_match_diffusers() {
     let device = Device::flex();
@@ -279,7 +281,7 @@ fn configs_that_are_not_built_are_refused_by_key() {
 fn weights_that_do_not_belong_to_the_config_are_refused_by_name() {
     let directory = tempfile::tempdir().unwrap();
     let source = Checkpoint::open(case(CASE)).unwrap();
-    let load = |change: &dyn Fn(&mut Vec<(String, temper_adapters::weights::HostTensor)>)| {
+    let load = |change: &dyn Fn(&mut Tensors)| {
         let mut tensors: Vec<_> = source
             .names()
             .map(|name| (name.to_owned(), source.read(name).unwrap()))

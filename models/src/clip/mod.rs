@@ -2,7 +2,7 @@
 //!
 //! | text encoder of | layers | width | heads | feed-forward | activation | projection | parameters |
 //! |---|---|---|---|---|---|---|---|
-//! | Stable Diffusion 1.x, SDXL's first (ViT-L/14) | 12 | 768 | 12 | 3072 | quick_gelu | – | 123,060,480 |
+//! | Stable Diffusion 1.x, SDXL's first (ViT-L/14) | 12 | 768 | 12 | 3072 | `quick_gelu` | – | 123,060,480 |
 //! | Stable Diffusion 2.x (OpenCLIP H, last layer cut off) | 23 | 1024 | 16 | 4096 | gelu | – | 340,387,840 |
 //! | SDXL's second (OpenCLIP bigG) | 32 | 1280 | 20 | 5120 | gelu | 1280 | 694,659,840 |
 //!

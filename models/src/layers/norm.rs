@@ -28,7 +28,7 @@ impl Norm {
         })
     }
 
-    /// Over `groups` groups of the channels of `x: [B, C, H, W]`; with `activate` followed by SiLU.
+    /// Over `groups` groups of the channels of `x: [B, C, H, W]`; with `activate` followed by `SiLU`.
     pub(crate) fn group(&self, x: Tensor<4>, groups: usize, activate: bool) -> Tensor<4> {
         let (weight, bias) = (self.weight.get(), self.bias.get());
         group_norm(x, groups, self.eps, &weight, &bias, activate)

@@ -54,13 +54,13 @@ impl Parts for AdaptedConv2d {
 
 impl<T: Parts> Parts for Option<T> {
     fn parts(&self, visit: &mut dyn FnMut(Part<'_>)) {
-        for part in self {
+        if let Some(part) = self {
             part.parts(visit);
         }
     }
 
     fn parts_mut(&mut self, visit: &mut dyn FnMut(PartMut<'_>)) {
-        for part in self {
+        if let Some(part) = self {
             part.parts_mut(visit);
         }
     }

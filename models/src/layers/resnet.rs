@@ -1,4 +1,4 @@
-//! The residual block of diffusion UNets and autoencoders (`ResnetBlock2D` of diffusers).
+//! The residual block of diffusion `UNets` and autoencoders (`ResnetBlock2D` of diffusers).
 
 use burn::tensor::Tensor;
 use temper_adapters::{AdaptedConv2d, AdaptedLinear};
@@ -79,7 +79,7 @@ impl Resnet {
         })
     }
 
-    /// `x: [B, C, H, W]` to `[B, D, H, W]`; `emb: [B, T]` is the time embedding after SiLU.
+    /// `x: [B, C, H, W]` to `[B, D, H, W]`; `emb: [B, T]` is the time embedding after `SiLU`.
     pub(crate) fn forward(&self, x: Tensor<4>, emb: Option<&Tensor<2>>) -> Tensor<4> {
         let mut h = self
             .conv1

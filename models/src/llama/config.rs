@@ -252,9 +252,9 @@ impl LlamaConfig {
     }
 }
 
-impl Keys<'_> {
+impl<'a> Keys<'a> {
     /// One id, a list of ids, or none.
-    fn ids(&self, key: &str) -> Vec<u32> {
+    fn ids(self, key: &str) -> Vec<u32> {
         let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
         match self.0.get(key) {
             Some(Value::Array(list)) => list.iter().filter_map(id).collect(),
@@ -264,18 +264,18 @@ impl Keys<'_> {
     }
 
     /// `rope_parameters` (newer files) or `rope_scaling` (older ones).
-    fn rope_table(&self) -> Option<&Map<String, Value>> {
+    fn rope_table(self) -> Option<&'a Map<String, Value>> {
         ["rope_parameters", "rope_scaling"]
             .iter()
             .find_map(|key| self.0.get(key)?.as_object())
     }
 
-    fn rope_number(&self, key: &'static str) -> Result<Option<f64>, ModelError> {
+    fn rope_number(self, key: &'static str) -> Result<Option<f64>, ModelError> {
         let nested = self.rope_table().and_then(|table| table.get(key));
         number(nested.or_else(|| self.0.get(key))).map_err(|()| self.wrong(key, "a number"))
     }
 
-    fn rope_scaling(&self) -> Result<Option<RopeScaling>, ModelError> {
+    fn rope_scaling(self) -> Result<Option<RopeScaling>, ModelError> {
         let Some(table) = self.rope_table() else {
             return Ok(None);
         };
@@ -309,7 +309,7 @@ impl Keys<'_> {
         }
     }
 
-    fn check_supported(&self, model_type: &str) -> Result<(), ModelError> {
+    fn check_supported(self, model_type: &str) -> Result<(), ModelError> {
         let unsupported = |what: String, hint| Err(ModelError::Unsupported { what, hint });
         if !["llama", "mistral"].contains(&model_type) {
             return unsupported(

@@ -1,4 +1,4 @@
-//! Group normalisation (arXiv 1803.08494), with the SiLU that follows it in diffusion models.
+//! Group normalisation (arXiv 1803.08494), with the `SiLU` that follows it in diffusion models.
 
 use burn::tensor::{DType, FloatDType, Tensor};
 use rayon::prelude::*;

@@ -14,7 +14,7 @@ pub(super) struct Pair {
 }
 
 impl Pair {
-    /// 1 − ᾱ_from/ᾱ_to: the β of this step, however many steps of the process it spans.
+    /// 1 − `ᾱ_from/ᾱ_to`: the β of this step, however many steps of the process it spans.
     fn beta(self) -> f64 {
         1.0 - self.from.bar() / self.to.bar()
     }

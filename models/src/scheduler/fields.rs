@@ -118,19 +118,16 @@ pub(super) fn parse_python(text: &str) -> Result<Value, serde_json::Error> {
         let word = ["-Infinity", "Infinity", "NaN"]
             .into_iter()
             .find(|word| !quoted && rest.starts_with(word));
-        let length = match word {
-            Some(word) => {
-                plain.extend(["\"", word, "\""]);
-                word.len()
-            }
-            None => {
-                // An escaped character never ends a text.
-                let escaped = rest.chars().nth(1).filter(|_| quoted && first == '\\');
-                let length = first.len_utf8() + escaped.map_or(0, char::len_utf8);
-                quoted ^= first == '"';
-                plain.push_str(&rest[..length]);
-                length
-            }
+        let length = if let Some(word) = word {
+            plain.extend(["\"", word, "\""]);
+            word.len()
+        } else {
+            // An escaped character never ends a text.
+            let escaped = rest.chars().nth(1).filter(|_| quoted && first == '\\');
+            let length = first.len_utf8() + escaped.map_or(0, char::len_utf8);
+            quoted ^= first == '"';
+            plain.push_str(&rest[..length]);
+            length
         };
         rest = &rest[length..];
     }

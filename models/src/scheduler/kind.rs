@@ -57,7 +57,7 @@ choice!(
 );
 
 choice!(
-    /// What the model predicts. x_t = √ᾱ x0 + √(1−ᾱ) ε.
+    /// What the model predicts. `x_t = √ᾱ x0 + √(1−ᾱ) ε`.
     Prediction,
     "use `epsilon`, `v_prediction` or `sample`",
     {
@@ -309,8 +309,7 @@ impl SolverType {
             hint: Self::KNOWN,
         };
         let asked = match name {
-            None => None,
-            Some("logrho") => None,
+            None | Some("logrho") => None,
             Some(name) => Some(Self::from_name(name).ok_or_else(|| unknown(name))?),
         };
         let uni = kind == SchedulerKind::UniPc;

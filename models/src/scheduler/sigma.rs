@@ -51,7 +51,7 @@ impl Solver for Euler {
         Some(self.sigmas[call])
     }
 
-    /// The part σ_up of the next level that is fresh noise: σ_down² + σ_up² = σ_next².
+    /// The part `σ_up` of the next level that is fresh noise: `σ_down²` + `σ_up²` = `σ_next²`.
     fn noise_scale(&self, call: usize) -> f64 {
         let (from, to) = (self.sigmas[call].powi(2), self.sigmas[call + 1].powi(2));
         if self.ancestral {

@@ -81,7 +81,9 @@ pub(super) fn levels(config: &SchedulerConfig, alphas: &[f64], steps: usize) -> 
         sigmas = karras(low, high, steps);
         timesteps = sigmas.iter().map(|sigma| step_of(&table, *sigma)).collect();
         if multistep {
-            timesteps.iter_mut().for_each(|t| *t = t.round_ties_even());
+            for t in &mut timesteps {
+                *t = t.round_ties_even();
+            }
         }
         if config.kind == SchedulerKind::UniPc && config.final_sigmas_type == FinalSigma::SigmaMin {
             last = low;

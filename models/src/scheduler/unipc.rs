@@ -1,8 +1,8 @@
 //! UniPC (arXiv 2302.04867): a predictor and, with the same call of the model, a corrector of the state before.
 //!
-//! Both are x' = (σ'/σ) x − α'(e^{−h} − 1) m₀ − α' B(h) Σ ρ_k D_k with D_k = (m_k − m₀)/r_k, where m₀ is the image predicted at
-//! the start, m_k those predicted before it (the corrector adds the one at the end, r = 1), and ρ solves the order conditions
-//! Σ r_k^{n−1} ρ_k = b_n (eq. 9 and its appendix, data prediction).
+//! Both are x' = (σ'/σ) x − α'(e^{−h} − 1) m₀ − α' B(h) Σ `ρ_k` `D_k` with `D_k` = (`m_k` − `m₀)/r_k`, where m₀ is the image predicted at
+//! the start, `m_k` those predicted before it (the corrector adds the one at the end, r = 1), and ρ solves the order conditions
+//! Σ `r_k^{n−1`} `ρ_k` = `b_n` (eq. 9 and its appendix, data prediction).
 
 use burn::tensor::Tensor;
 

@@ -60,6 +60,8 @@ pub struct SingleFile {
     pub ignored: Vec<String>,
 }
 
+/// More layers, blocks or levels than any file has: where counting them ends.
+const MOST: usize = 4096;
 const UNET: &str = "model.diffusion_model.";
 const VAE: &str = "first_stage_model.";
 

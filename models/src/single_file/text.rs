@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use temper_adapters::weights::{Checkpoint, View};
 
-use super::{Family, Part, dimension};
+use super::{Family, MOST, Part, dimension};
 use crate::ModelError;
 
 /// The text encoder below `prefix`, if the file has it.
@@ -23,12 +23,12 @@ pub(super) fn part(
     }
     let projects = family == Family::Sdxl;
     let block = |layer: usize| format!("{prefix}transformer.resblocks.{layer}.ln_1.weight");
-    let stored = (0..)
+    let stored = (0..MOST)
         .take_while(|layer| checkpoint.info(&block(*layer)).is_some())
         .count();
     let width = dimension(checkpoint, &format!("{prefix}ln_final.weight"), 0)?;
     // 2.x conditions on the state before the last layer, which diffusers cuts off; some files have cut it off themselves.
-    let cut = !projects && !(width == 1024 && stored == 23);
+    let cut = !(projects || width == 1024 && stored == 23);
     let layers = stored.saturating_sub(usize::from(cut));
     let open = OpenClip {
         layers,
@@ -125,7 +125,7 @@ impl OpenClip {
 
 fn config(weights: &Checkpoint, act: &str, projects: bool) -> Result<Value, ModelError> {
     let layer = |layer: usize| format!("text_model.encoder.layers.{layer}.layer_norm1.weight");
-    let layers = (0..)
+    let layers = (0..MOST)
         .take_while(|i| weights.info(&layer(*i)).is_some())
         .count();
     let tokens = "text_model.embeddings.token_embedding.weight";

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use temper_adapters::weights::{Checkpoint, View};
 
-use super::{Family, Part, UNET, dimension};
+use super::{Family, MOST, Part, UNET, dimension};
 use crate::ModelError;
 
 /// Where each numbered block of the file belongs.
@@ -139,7 +139,7 @@ fn config(weights: &Checkpoint, plan: &Plan, family: Family) -> Result<Value, Mo
     }
     let depth = |at: String| {
         let block = |k: usize| format!("{at}.transformer_blocks.{k}.norm1.weight");
-        (0..)
+        (0..MOST)
             .take_while(|k| weights.info(&block(*k)).is_some())
             .count()
     };

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use temper_adapters::weights::{Checkpoint, View};
 
 use super::unet::groups;
-use super::{Family, Part, dimension};
+use super::{Family, MOST, Part, dimension};
 use crate::ModelError;
 
 /// The autoencoder below `prefix`. Names that are not understood keep their own: loading then refuses them by it.
@@ -14,7 +14,7 @@ pub(super) fn part(
     family: Family,
 ) -> Result<Part, ModelError> {
     let block = |level: usize| format!("{prefix}encoder.down.{level}.block.0.conv1.weight");
-    let levels = (0..)
+    let levels = (0..MOST)
         .take_while(|level| checkpoint.info(&block(*level)).is_some())
         .count();
     let view = |from: &str| {
@@ -107,7 +107,7 @@ fn config(weights: &Checkpoint, levels: usize, family: Family) -> Result<Value, 
         widths.push(dimension(weights, &conv, 0)?);
     }
     let block = |layer: usize| format!("encoder.down_blocks.0.resnets.{layer}.conv1.weight");
-    let layers = (0..)
+    let layers = (0..MOST)
         .take_while(|layer| weights.info(&block(*layer)).is_some())
         .count();
     let has = |name: &str| weights.info(name).is_some();

@@ -2,7 +2,7 @@
 //!
 //! Shapes: B images, H × W pixels, C₀ channels of the UNet's first convolution.
 //!
-//! Deviation from the paper's text, in favour of its code: SiLU instead of SELU, and the output is added to that of `conv_in`
+//! Deviation from the paper's text, in favour of its code: `SiLU` instead of SELU, and the output is added to that of `conv_in`
 //! instead of concatenated.
 
 use std::path::Path;

@@ -42,7 +42,7 @@ pub(super) enum LayerPlan {
     Downsample(String, usize),
     /// Nearest-pixel doubling and a convolution.
     Upsample(String, usize),
-    /// `conv_norm_out`, SiLU, `conv_out`.
+    /// `conv_norm_out`, `SiLU`, `conv_out`.
     Output,
 }
 

@@ -15,7 +15,7 @@ use crate::{ModelError, upsample_nearest};
 /// What every segment may look at besides its input.
 #[derive(Clone, Debug)]
 pub(super) struct Conditions {
-    /// The time embedding after SiLU, `[B, T]`.
+    /// The time embedding after `SiLU`, `[B, T]`.
     pub(super) emb: Tensor<2>,
     /// Text embeddings, `[B, S, D]`.
     pub(super) text: Tensor<3>,

@@ -179,7 +179,8 @@ impl Projection {
 pub(super) struct Transformer {
     norm: Norm,
     proj_in: Projection,
-    blocks: Vec<TransformerBlock>,
+    #[expect(clippy::struct_field_names, reason = "the name of the checkpoint")]
+    transformer_blocks: Vec<TransformerBlock>,
     proj_out: Projection,
     groups: usize,
 }

@@ -79,7 +79,9 @@ pub(super) fn tensors(config: &VaeConfig) -> Tensors {
     let (first, inner) = (config.first_width(), config.inner_width());
     let z = config.latent_channels;
     conv(&mut all, "encoder.conv_in", [first, config.in_channels], 3);
-    down(config).iter().for_each(|plan| plan.tensors(&mut all));
+    for plan in down(config) {
+        plan.tensors(&mut all);
+    }
     Mid::tensors(config, "encoder.mid_block", inner, &mut all);
     norm(&mut all, "encoder.conv_norm_out", inner);
     conv(&mut all, "encoder.conv_out", [2 * z, inner], 3);
@@ -91,7 +93,9 @@ pub(super) fn tensors(config: &VaeConfig) -> Tensors {
     }
     conv(&mut all, "decoder.conv_in", [inner, z], 3);
     Mid::tensors(config, "decoder.mid_block", inner, &mut all);
-    up(config).iter().for_each(|plan| plan.tensors(&mut all));
+    for plan in up(config) {
+        plan.tensors(&mut all);
+    }
     norm(&mut all, "decoder.conv_norm_out", first);
     conv(
         &mut all,
