@@ -17,6 +17,7 @@ use temper_adapters::peft::{
 use temper_adapters::weights::{Checkpoint, Dtype, HostTensor, save_safetensors};
 use temper_models::{AddedConditions, ControlConfig, ControlEncoder, Unet, UnetConfig, UnetInput};
 
+/// What is done to an input that would fit.
 type Change<'a> = &'a dyn Fn(&mut UnetInput);
 
 #[test]
@@ -27,7 +28,7 @@ fn inputs_that_do_not_fit_are_refused_with_both_numbers() {
         change(&mut input);
         model.forward(&input).unwrap_err().to_string()
     };
-    let cases: [(Change<'_>, [&str; 3]); 7] = [
+    let cases: [(Change, [&str; 3]); 7] = [
         (
             &|i| i.sample = normal("s", [2, 16, 4, 4]),
             ["`sample`", "16 channels", "VAE"],

@@ -179,8 +179,7 @@ impl Projection {
 pub(super) struct Transformer {
     norm: Norm,
     proj_in: Projection,
-    #[expect(clippy::struct_field_names, reason = "the name of the checkpoint")]
-    transformer_blocks: Vec<TransformerBlock>,
+    blocks: Vec<TransformerBlock>,
     proj_out: Projection,
     groups: usize,
 }
