@@ -57,7 +57,7 @@ pub(crate) fn network_of(part: formats::Component) -> Component {
     match part {
         formats::Component::TextEncoder => Component::TextEncoder,
         formats::Component::TextEncoder2 => Component::TextEncoder2,
-        _ => Component::Unet,
+        formats::Component::Unet => Component::Unet,
     }
 }
 
@@ -75,7 +75,9 @@ pub(crate) fn read_adapter(
     });
     let Imported { adapters, remarks } = read?;
     let say = |what: &str| note(&format!("warning: `{}`: {what}", path.display()));
-    remarks.iter().for_each(|remark| say(remark));
+    for remark in &remarks {
+        say(remark);
+    }
     if adapters.iter().all(|(_, file)| file.changes_nothing()) {
         say("this adapter changes nothing: all its values are zero, as before training");
     }

@@ -121,9 +121,9 @@ fn official_factor(
         .collect();
     sizes.sort_unstable();
     sizes.dedup();
-    match sizes.as_slice() {
-        &[b] => Ok((b * b) as f64),
-        &[.., b] if by_layer => Ok((b * b) as f64),
+    match *sizes.as_slice() {
+        [b] => Ok((b * b) as f64),
+        [.., b] if by_layer => Ok((b * b) as f64),
         _ => Err(Failure::usage(format!(
             "`adapter.eps_scaling = \"official\"` needs one block size for all layers, but the adapted layers have {sizes:?}"
         ))

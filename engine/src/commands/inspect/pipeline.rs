@@ -74,7 +74,7 @@ pub(super) fn inspect_pipeline(path: &Path) -> Result<(Report, bool), Failure> {
 
 /// What a folder of a pipeline holds.
 enum Found {
-    Network(Network, Value),
+    Network(Box<Network>, Value),
     Tokenizer(Box<ClipTokenizer>),
     Scheduler(Box<SchedulerConfig>),
 }
@@ -94,7 +94,7 @@ fn part(component: Component, folder: &Path) -> Result<Found, Box<dyn std::error
                 .filter_map(|name| weights.info(name))
                 .max_by_key(|info| info.bytes);
             let dtype = largest.map(|info| format!("{:?}", info.dtype));
-            Found::Network(network, json!(dtype))
+            Found::Network(Box::new(network), json!(dtype))
         }
     })
 }

@@ -43,12 +43,11 @@ impl Kind {
             Self::Checkpoint => "a checkpoint",
             Self::Model => "a model",
             Self::Weights => "a file of weights",
-            Self::Tokenizer => "a tokenizer",
+            Self::Tokenizer | Self::ClipTokenizer => "a tokenizer",
             Self::Data => "a dataset",
             Self::Recipe => "a recipe",
             Self::Pipeline => "a pipeline",
             Self::Scheduler => "a scheduler",
-            Self::ClipTokenizer => "a tokenizer",
             Self::Picture => "a picture",
         }
     }

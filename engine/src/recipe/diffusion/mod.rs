@@ -153,8 +153,7 @@ fn default_rate(tree: &Node) -> f64 {
     };
     match (text("adapter.kind").as_str(), text("model.init").as_str()) {
         ("oft", _) => 6e-5,
-        ("lora", _) => 1e-4,
-        (_, "random") => 1e-4,
+        ("lora", _) | (_, "random") => 1e-4,
         _ => 5e-6,
     }
 }
