@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Tensor};
 
-use crate::ops::{conv2d, linear};
+use crate::ops::conv2d;
 use crate::{Adapter, Oft, Param};
 
 /// A square or rectangular 2-D convolution with an optional [`Adapter`] on its weight `[out, in, kh, kw]`.
@@ -105,7 +105,9 @@ impl AdaptedConv2d {
                 let convolve = |x: Tensor<4>, weight: &Tensor<4>| self.convolve(x, weight, false);
                 lora.forward_conv(x, base, &self.weight.matrix(), convolve)
             }
-            Some(Adapter::Oft(oft)) if self.turns_input(oft) => self.forward_rows(oft, x),
+            Some(Adapter::Oft(oft)) if self.turns_input(oft) => {
+                return self.convolve(turned_pixels(oft, x), &self.weight.get::<4>(), true);
+            }
             Some(adapter) => {
                 let mut shape = [0; 4];
                 shape.copy_from_slice(self.weight.shape());
@@ -138,19 +140,6 @@ impl AdaptedConv2d {
         let shape = self.weight.shape();
         let pointwise = shape[2..] == [1, 1] && self.stride == [1, 1] && self.padding == [0, 0];
         pointwise && 3 * oft.spec().block_size <= shape[0]
-    }
-
-    /// A 1 × 1 convolution as a linear layer over pixels.
-    fn forward_rows(&self, oft: &Oft, x: Tensor<4>) -> Tensor<4> {
-        let [batch, inputs, height, width] = x.dims();
-        let (pixels, outputs) = (height * width, self.weight.shape()[0]);
-        let weight = self.weight.matrix().cast(x.dtype());
-        let rows = x.reshape([batch, inputs, pixels]).swap_dims(1, 2);
-        let rows = oft.forward(rows.reshape([batch * pixels, inputs]));
-        linear(rows, &weight)
-            .reshape([batch, pixels, outputs])
-            .swap_dims(1, 2)
-            .reshape([batch, outputs, height, width])
     }
 
     /// Folds the adapter into the weight and drops it. The fold is done in f32 and rounded once to the weight's dtype.
@@ -189,6 +178,18 @@ impl AdaptedConv2d {
             .flat_map(Adapter::parameters_mut)
             .for_each(visit);
     }
+}
+
+/// The channels of every pixel of `x: [B, C, H, W]`, turned. The product with the weight stays the convolution's own, so that no
+/// rotation means no changed bit.
+fn turned_pixels(oft: &Oft, x: Tensor<4>) -> Tensor<4> {
+    let [batch, channels, height, width] = x.dims();
+    let pixels = height * width;
+    let rows = x.reshape([batch, channels, pixels]).swap_dims(1, 2);
+    oft.forward(rows.reshape([batch * pixels, channels]))
+        .reshape([batch, pixels, channels])
+        .swap_dims(1, 2)
+        .reshape([batch, channels, height, width])
 }
 
 #[cfg(test)]
