@@ -104,7 +104,7 @@ impl Checkpoint {
         }
         let found = LAYOUTS.iter().find(|name| root.join(name).is_file());
         match found {
-            Some(name) if name.ends_with("index.json") => Self::open_sharded(root, name),
+            Some(name) if name.contains(".index.") => Self::open_sharded(root, name),
             Some(name) => {
                 let file = index::locate(root, name).map_err(|problem| WeightsError::Index {
                     file: root.join(name),
