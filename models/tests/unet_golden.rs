@@ -135,4 +135,10 @@ fn saving_writes_the_layout_of_diffusers_and_loading_gives_the_same_prediction()
     let input = unet_input(&io(case));
     let run = |model: &Unet| values(model.forward(&input).unwrap());
     assert_eq!(run(&first), run(&second));
+    // The name that the index of a half-precision variant has.
+    let variant = "diffusion_pytorch_model.safetensors.index.fp16.json";
+    let path = |name: &str| directory.path().join(name);
+    std::fs::rename(path(index), path(variant)).unwrap();
+    let third = Unet::load(directory.path(), FloatDType::F32, &Device::flex()).unwrap();
+    assert_eq!(run(&first), run(&third));
 }
