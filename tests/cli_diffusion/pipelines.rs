@@ -87,13 +87,14 @@ fn guided_ddim_follows_the_latents_of_diffusers_step_by_step_to_the_same_picture
 
 /// One of the cases of `pipeline_sdxl`.
 fn draw_xl(pipeline: &Pipeline, io: &Checkpoint, case: &Case<'_>) -> (Vec<f32>, Vec<f32>) {
-    let encode = |text: &str| {
-        pipeline
-            .encode_prompts(&[text.to_owned()], case.clip_skip)
-            .unwrap()
+    let encode = |text: &str, skip: usize| {
+        let text = [text.to_owned()];
+        pipeline.encode_prompts(&text, skip).unwrap()
     };
-    let prompt = encode(case.prompt);
-    let negative = case.negative.map_or_else(|| prompt.zeros(), encode);
+    let prompt = encode(case.prompt, case.clip_skip);
+    // diffusers leaves out layers for the prompt alone.
+    let negative = case.negative;
+    let negative = negative.map_or_else(|| prompt.zeros(), |text| encode(text, 0));
     let sizes = [24.0, 16.0, 0.0, 0.0, 24.0, 16.0_f32];
     let denoiser = Denoiser {
         unet: &pipeline.unet,

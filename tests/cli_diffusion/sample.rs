@@ -351,17 +351,91 @@ fn pictures_that_are_not_finite_are_refused() {
     let (folder, model) = copy_of_pipeline();
     let lora = super::adapters::lora_of(&model.join("unet"), folder.path(), "huge", f32::MAX);
     let file = folder.path().join("x.png");
-    let message = fail(
-        1,
-        &args(
-            &model,
-            &file,
-            &["--prompt", "dog", "--adapter", text(&lora)],
-        ),
-    );
+    let options = ["--prompt", "dog", "--adapter", text(&lora)];
+    let run = temper(&args(&model, &file, &options));
+    let said = String::from_utf8(run.stderr).unwrap();
+    assert_eq!(run.status.code(), Some(1), "{said}");
     assert!(
-        message.contains("not finite") && message.contains("hint: "),
-        "{message}"
+        said.contains("not finite") && said.contains("hint: ") && !said.contains("panicked"),
+        "{said}"
     );
     assert!(!file.exists());
+}
+
+#[test]
+#[cfg(unix)]
+fn an_interrupted_run_keeps_the_pictures_that_were_done() {
+    use std::io::{BufRead, BufReader};
+    let folder = tempfile::tempdir().unwrap();
+    let many = folder.path().join("many");
+    let model = pipeline();
+    let options = ["--prompt", "dog", "-n", "100000", "--device", "cpu"];
+    let mut run = std::process::Command::new(env!("CARGO_BIN_EXE_temper"))
+        .args(args(&model, &many, &options))
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut printed = BufReader::new(run.stdout.take().unwrap()).lines();
+    let first = printed.next().unwrap().unwrap();
+    let id = run.id().to_string();
+    let sent = std::process::Command::new("kill")
+        .args(["-INT", &id])
+        .status();
+    assert!(sent.unwrap().success());
+    printed.for_each(drop);
+    assert_eq!(run.wait().unwrap().code(), Some(130));
+    assert_eq!(read(first).unwrap().width, 16);
+}
+
+#[test]
+fn a_control_picture_steers_what_is_drawn() {
+    use burn::tensor::{Device, FloatDType, Tensor};
+    use temper_adapters::weights::Dtype;
+    use temper_adapters::{Parameters, RandomSource};
+    use temper_models::{ControlConfig, ControlEncoder, UnetConfig};
+
+    let (folder, model) = copy_of_pipeline();
+    // The published encoder makes eighths; the tiny autoencoder makes halves.
+    let unet = UnetConfig::load(&model.join("unet")).unwrap();
+    let mut json = ControlConfig::for_unet(&unet).to_json();
+    json["block_out_channels"] = serde_json::json!([4, 8]);
+    let config = ControlConfig::from_json(&json).unwrap();
+    let random = RandomSource::new(|purpose| temper_datasets::random::rng(0, purpose, 0, 0));
+    let device = Device::flex();
+    let mut encoder = ControlEncoder::random(config, FloatDType::F32, &device, &random);
+    encoder.visit_mut(&mut |param| {
+        let values = random.normal(param.name(), param.numel(), 0.5);
+        let data = burn::tensor::TensorData::new(values, [param.numel()]);
+        param.set(Tensor::from_data(data, &device));
+    });
+    let run = folder.path().join("run");
+    encoder
+        .save(&run.join("control"), Dtype::F32, 1 << 30)
+        .unwrap();
+    let adapter = lora(&model.join("unet"), &run);
+    let mut photo = Photo::filled(40, 24, [10; 3]);
+    for (at, byte) in photo.rgb.iter_mut().enumerate() {
+        if at / 3 % 40 > 20 {
+            *byte = 250;
+        }
+    }
+    let picture = folder.path().join("edges.png");
+    temper_datasets::images::write_png(&picture, &photo, &[]).unwrap();
+    let draw = |name: &str, more: &[&str]| {
+        let file = folder.path().join(name).with_extension("png");
+        let options = ["--prompt", "dog", "--adapter", text(&adapter)];
+        succeed(&args(&model, &file, &[&options[..], more].concat()));
+        (read(&file).unwrap(), file)
+    };
+    let (free, _) = draw("free", &[]);
+    let control = ["--control", text(&picture)];
+    let (steered, file) = draw("steered", &control);
+    assert_ne!(steered, free);
+    assert_eq!(recipe(&file)["control"]["image"], text(&picture));
+    let edges = ["--control", text(&picture), "--canny", "50,100"];
+    assert_ne!(draw("edges-found", &edges).0, steered);
+    let file = folder.path().join("x.png");
+    let alone = ["--prompt", "dog", "--control", text(&picture)];
+    assert!(fail(2, &args(&model, &file, &alone)).contains("--control-model"));
 }

@@ -159,7 +159,10 @@ pub enum DiffusionError {
 impl DiffusionError {
     /// Whether the command line asks for something that cannot be.
     pub(crate) fn is_usage(&self) -> bool {
-        matches!(self, Self::Option { .. } | Self::NoPrompt)
+        matches!(
+            self,
+            Self::Option { .. } | Self::NoPrompt | Self::Model(ModelError::ClipSkip { .. })
+        )
     }
 
     /// What the user can do about it.

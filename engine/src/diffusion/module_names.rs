@@ -4,9 +4,11 @@ use std::path::Path;
 
 use temper_adapters::formats::{KohyaModel, Modules};
 use temper_adapters::peft::Module;
-use temper_models::{ClipTextConfig, Prediction, SchedulerConfig, UnetConfig};
+use temper_adapters::weights::Checkpoint;
+use temper_models::single_file::split;
+use temper_models::{ClipTextConfig, ModelError, Prediction, SchedulerConfig, UnetConfig};
 
-use super::{Component, DiffusionError, ModelIndex};
+use super::{Component, DiffusionError, ModelIndex, Place};
 
 /// Names and sizes of the layers that adapters can change.
 #[derive(Clone, Debug, Default)]
@@ -18,13 +20,16 @@ pub(crate) struct ModuleNames {
 }
 
 impl ModuleNames {
-    /// Of a pipeline directory, or of a directory with a UNet or a text encoder alone.
+    /// Of a pipeline (directory or file), or of a directory with a UNet or a text encoder alone.
     ///
     /// # Errors
     /// [`DiffusionError`] when the directory is none of those.
     pub(crate) fn of(path: &Path) -> Result<Self, DiffusionError> {
-        if ModelIndex::is_pipeline(path) {
-            return Self::of_pipeline(&ModelIndex::load(path)?);
+        match Place::of(path) {
+            Ok(Place::Directory) => return Self::of_pipeline(&ModelIndex::load(path)?),
+            Ok(Place::File(file)) => return Self::of_file(&file),
+            // A network in a directory of its own.
+            Err(_) => {}
         }
         let class = std::fs::read_to_string(path.join("config.json")).unwrap_or_default();
         if class.contains("\"clip_text_model\"") {
@@ -39,6 +44,20 @@ impl ModuleNames {
             unet: config.modules(),
             model: Some(model_of(&config, None)),
             ..Self::default()
+        })
+    }
+
+    fn of_file(file: &Path) -> Result<Self, DiffusionError> {
+        let parts = split(&Checkpoint::open(file).map_err(ModelError::from)?)?;
+        let unet = UnetConfig::from_json(&parts.unet.config)?;
+        let texts = parts.text_encoders.iter();
+        let texts = texts.map(|part| Ok(ClipTextConfig::from_json(&part.config)?.modules()));
+        let mut texts = texts.collect::<Result<Vec<_>, ModelError>>()?.into_iter();
+        Ok(Self {
+            unet: unet.modules(),
+            text_encoder: texts.next().unwrap_or_default(),
+            text_encoder_2: texts.next().unwrap_or_default(),
+            model: Some(model_of(&unet, None)),
         })
     }
 

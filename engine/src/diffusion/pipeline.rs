@@ -73,13 +73,10 @@ impl Pipeline {
         compute: FloatDType,
         device: &OpenDevice,
     ) -> Result<Self, DiffusionError> {
-        if path.is_file() {
-            return Self::load_file(path, compute, device);
+        match Place::of(path)? {
+            Place::Directory => Self::load_directory(path, compute, device),
+            Place::File(file) => Self::load_file(&file, compute, device),
         }
-        if ModelIndex::is_pipeline(path) {
-            return Self::load_directory(path, compute, device);
-        }
-        Self::load_file(&only_checkpoint(path)?, compute, device)
     }
 
     /// Loads a diffusers directory.
@@ -227,6 +224,36 @@ pub(crate) fn stored_dtype(path: &Path) -> Dtype {
     match largest.map(|info| info.dtype) {
         Some(dtype @ (Dtype::F16 | Dtype::BF16)) => dtype,
         _ => Dtype::F32,
+    }
+}
+
+/// Where a pipeline lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// A diffusers directory.
+    Directory,
+    /// A checkpoint in one file.
+    File(PathBuf),
+}
+
+impl Place {
+    /// What `path` is: a diffusers directory, a file, or a directory with one checkpoint.
+    ///
+    /// # Errors
+    /// [`DiffusionError::NotAPipeline`], [`DiffusionError::SeveralCheckpoints`].
+    pub(crate) fn of(path: &Path) -> Result<Self, DiffusionError> {
+        if path.is_file() {
+            return Ok(Self::File(path.to_owned()));
+        }
+        if ModelIndex::is_pipeline(path) {
+            return Ok(Self::Directory);
+        }
+        if path.join("config.json").is_file() {
+            return Err(DiffusionError::NotAPipeline {
+                path: path.to_owned(),
+            });
+        }
+        only_checkpoint(path).map(Self::File)
     }
 }
 

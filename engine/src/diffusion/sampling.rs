@@ -31,7 +31,7 @@ pub struct Control<'a> {
 /// | `guidance` | 7.5, no rescaling | how strongly the prompt is followed |
 /// | `width`, `height` | the model's own | pixels, multiples of 8 |
 /// | `scheduler` | the pipeline's | how noise is taken away |
-/// | `clip_skip` | 0 | last layers of the text encoder that are left out |
+/// | `clip_skip` | 0 | last layers of the text encoder that are left out for the prompts; not for the negative one, as in diffusers |
 /// | `batch_size` | 4 | pictures at once where a device gains from it; on `cpu` they are drawn one by one |
 #[derive(Clone, Debug)]
 pub struct SampleRequest<'a> {
@@ -55,7 +55,7 @@ pub struct SampleRequest<'a> {
     pub height: Option<usize>,
     /// Another scheduler than the pipeline's.
     pub scheduler: Option<SchedulerConfig>,
-    /// Last layers of the text encoder left out.
+    /// Last layers of the text encoder left out, for the prompts.
     pub clip_skip: usize,
     /// Pictures at once.
     pub batch_size: usize,
@@ -333,10 +333,8 @@ fn negative(
 ) -> Result<Conditioning, DiffusionError> {
     match &request.negative {
         None if pipeline.index().zeros_for_empty_prompt() => Ok(prompts.repeat(0, 1).zeros()),
-        text => {
-            let text = text.clone().unwrap_or_default();
-            pipeline.encode_prompts(&[text], request.clip_skip)
-        }
+        // As diffusers: layers are left out for the prompt alone.
+        text => pipeline.encode_prompts(&[text.clone().unwrap_or_default()], 0),
     }
 }
 

@@ -40,7 +40,7 @@ pub(super) fn inspect_pipeline(path: &Path) -> Result<(Report, bool), Failure> {
                     Some(network.parameters()),
                     &weights,
                 ));
-                networks.push(network);
+                networks.push(*network);
             }
             Ok(Found::Tokenizer(tokenizer)) => {
                 let what = format!(

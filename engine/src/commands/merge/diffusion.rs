@@ -11,7 +11,8 @@ use temper_models::{AddedConditions, ClipText, ModelError, Unet, UnetConfig, Une
 use super::{Args, Comparison, file_dtype};
 use crate::commands::output::print;
 use crate::diffusion::{
-    AdapterChoice, Component, Pipeline, SavePipeline, apply_adapters, read_part, stored_dtype,
+    AdapterChoice, Component, Pipeline, Place, SavePipeline, apply_adapters, read_part,
+    stored_dtype,
 };
 use crate::loading::attach_to;
 use crate::run::note;
@@ -56,10 +57,12 @@ pub(super) fn unet(args: &Args, directory: &Path) -> Result<(), Failure> {
 }
 
 /// A pipeline: networks that an adapter changes are written anew, everything else is copied.
-pub(super) fn pipeline(args: &Args, path: &Path) -> Result<(), Failure> {
+pub(super) fn pipeline(args: &Args, path: &Path, place: &Place) -> Result<(), Failure> {
     let open = device::open(&args.device)?;
-    let weights = path.join(Component::Unet.name());
-    let stored = stored_dtype(if path.is_file() { path } else { &weights });
+    let stored = match place {
+        Place::File(file) => stored_dtype(file),
+        Place::Directory => stored_dtype(&path.join(Component::Unet.name())),
+    };
     let compute = held(args, stored, &open.precisions());
     let mut pipeline = Pipeline::open(path, compute, &open)?;
     let mut changed = Vec::new();

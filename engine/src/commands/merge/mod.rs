@@ -10,7 +10,7 @@ use burn::tensor::FloatDType;
 use temper_adapters::weights::Dtype;
 
 use crate::Failure;
-use crate::diffusion::{AdapterChoice, ModelIndex};
+use crate::diffusion::{AdapterChoice, Place};
 use crate::hub;
 use crate::loading::Precision;
 
@@ -44,8 +44,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     check_output(args)?;
     let path = hub::resolve_model(&args.model)?;
     check_distinct(&args.output, &path)?;
-    if path.is_file() || ModelIndex::is_pipeline(&path) {
-        return diffusion::pipeline(args, &path);
+    if let Ok(place) = Place::of(&path) {
+        return diffusion::pipeline(args, &path, &place);
     }
     let text = std::fs::read_to_string(path.join("config.json")).unwrap_or_default();
     let config: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
