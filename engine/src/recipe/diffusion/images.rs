@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Trained;
+
 /// The `[images]` section.
 ///
 /// ```
@@ -25,6 +27,8 @@ pub struct Images {
     /// The directory of the images to learn from: the photographs of one subject, or any set. With
     /// `kind = "latents"`: a safetensors file.
     pub path: PathBuf,
+    /// Look into the directories within `path` as well.
+    pub recursive: bool,
     /// One prompt for all images, with a rare word that stands for the subject, such as `a photo of
     /// sks dog`. Left out: captions.
     pub instance_prompt: Option<String>,
@@ -81,6 +85,7 @@ impl Default for Images {
         Self {
             kind: ImagesKind::default(),
             path: PathBuf::new(),
+            recursive: false,
             instance_prompt: None,
             captions: None,
             caption_dropout: 0.0,
@@ -109,13 +114,13 @@ impl Images {
     }
 
     /// Captions are read when there is no prompt for all images; a directory of masks is used.
-    pub(super) fn fill_defaults(&mut self) {
+    pub(super) fn fill_defaults(&mut self, trained: Trained) {
         let found = match self.instance_prompt {
             Some(_) => CaptionsFrom::Prompt,
             None if self.path.join("metadata.jsonl").is_file() => CaptionsFrom::Metadata,
             None => CaptionsFrom::Files,
         };
-        if self.kind == ImagesKind::Photos {
+        if self.kind == ImagesKind::Photos && trained == Trained::Unet {
             self.captions.get_or_insert(found);
         }
     }

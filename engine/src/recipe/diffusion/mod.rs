@@ -201,7 +201,7 @@ impl reading::Kind for DiffusionRecipe {
 
     fn fill_defaults(&mut self) {
         self.train.fill_defaults();
-        self.images.fill_defaults();
+        self.images.fill_defaults(self.diffusion.train);
         self.sample
             .fill_defaults(&self.images, self.diffusion.train);
         if self.diffusion.train_text_encoder {

@@ -1,0 +1,184 @@
+//! What frozen networks made of images and prompts, kept in memory and on disk.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use burn::tensor::{Device, FloatDType, Tensor, TensorData};
+use sha2::{Digest, Sha256};
+use temper_adapters::Parameters;
+use temper_adapters::weights::{Checkpoint, Dtype, HostTensor, save_safetensors};
+
+use crate::Failure;
+use crate::run::hex;
+
+/// Entries kept in memory; the others are read again from disk.
+const IN_MEMORY: usize = 512;
+
+/// Values on the host by name, with shapes.
+pub(super) type Entry = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
+/// Results of one frozen network, by a key that says what it was given.
+#[derive(Debug)]
+pub(super) struct TensorCache {
+    /// `None` keeps them in memory alone.
+    directory: Option<PathBuf>,
+    memory: BTreeMap<String, Arc<Entry>>,
+}
+
+impl TensorCache {
+    /// Results lie in `directory`, under the fingerprint of the network that made them.
+    pub(super) fn new(directory: Option<&Path>, network: &str) -> Self {
+        Self {
+            directory: directory.map(|directory| directory.join(network)),
+            memory: BTreeMap::new(),
+        }
+    }
+
+    /// The entry under `key`, made and kept when there is none. What cannot be read is made again.
+    pub(super) fn get(
+        &mut self,
+        key: &str,
+        make: impl FnOnce() -> Result<Entry, Failure>,
+    ) -> Result<Arc<Entry>, Failure> {
+        if let Some(entry) = self.memory.get(key) {
+            return Ok(entry.clone());
+        }
+        let file = self
+            .directory
+            .as_ref()
+            .map(|directory| directory.join(format!("{key}.safetensors")));
+        let entry = if let Some(entry) = file.as_deref().and_then(read) {
+            entry
+        } else {
+            let entry = make()?;
+            if let Some(file) = &file {
+                write(file, &entry)?;
+            }
+            entry
+        };
+        let entry = Arc::new(entry);
+        if self.directory.is_none() || self.memory.len() < IN_MEMORY {
+            self.memory.insert(key.to_owned(), entry.clone());
+        }
+        Ok(entry)
+    }
+}
+
+fn read(file: &Path) -> Option<Entry> {
+    let checkpoint = Checkpoint::open(file).ok()?;
+    let mut entry = Entry::new();
+    for name in checkpoint.names() {
+        let tensor = checkpoint.read(name).ok()?;
+        entry.insert(
+            name.to_owned(),
+            (tensor.shape().to_vec(), tensor.to_f32().ok()?),
+        );
+    }
+    Some(entry)
+}
+
+fn write(file: &Path, entry: &Entry) -> Result<(), Failure> {
+    if let Some(directory) = file.parent() {
+        std::fs::create_dir_all(directory)?;
+    }
+    let tensors = entry
+        .iter()
+        .map(|(name, (shape, values))| {
+            let tensor = HostTensor::from_f32(Dtype::F32, shape.clone(), values)?;
+            Ok((name.clone(), tensor))
+        })
+        .collect::<Result<Vec<_>, Failure>>()?;
+    Ok(save_safetensors(file, &tensors, &BTreeMap::new())?)
+}
+
+/// A tensor on the host.
+pub(super) fn host<const D: usize>(tensor: Tensor<D>) -> (Vec<usize>, Vec<f32>) {
+    let shape = tensor.dims().to_vec();
+    let values = tensor
+        .cast(FloatDType::F32)
+        .into_data()
+        .iter::<f32>()
+        .collect();
+    (shape, values)
+}
+
+/// A tensor of an entry on a device.
+pub(super) fn device<const D: usize>(
+    entry: &Entry,
+    name: &str,
+    on: &Device,
+) -> Result<Tensor<D>, Failure> {
+    let missing = || {
+        Failure::run(format!("the cache has no `{name}`"))
+            .with_hint("remove `cache/` from the run directory")
+    };
+    let (shape, values) = entry.get(name).ok_or_else(missing)?;
+    let shape: [usize; D] = shape.as_slice().try_into().map_err(|_| missing())?;
+    Ok(Tensor::from_data(
+        TensorData::new(values.clone(), shape),
+        on,
+    ))
+}
+
+/// A name for a text or for pixels.
+pub(super) fn key(parts: &[&[u8]]) -> String {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update((part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    hex(&hasher.finalize()[..16])
+}
+
+/// A name for a network: the hash of all its values.
+pub(super) fn fingerprint(network: &dyn Parameters) -> String {
+    let mut hasher = Sha256::new();
+    network.visit(&mut |param| {
+        hasher.update(param.name().as_bytes());
+        hasher.update(param.plain().into_data().as_bytes());
+    });
+    hex(&hasher.finalize()[..8])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(value: f32) -> Entry {
+        [("x".to_owned(), (vec![1, 2], vec![value, 2.0]))].into()
+    }
+
+    #[test]
+    fn results_are_made_once_and_survive_the_process() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut made = 0;
+        for _ in 0..2 {
+            let mut cache = TensorCache::new(Some(directory.path()), "net");
+            for _ in 0..2 {
+                let found = cache
+                    .get("a", || {
+                        made += 1;
+                        Ok(entry(1.5))
+                    })
+                    .unwrap();
+                let x: Tensor<2> = device(&found, "x", &Device::flex()).unwrap();
+                assert_eq!(host(x).1, [1.5, 2.0]);
+            }
+        }
+        assert_eq!(made, 1);
+        let mut other = TensorCache::new(Some(directory.path()), "other");
+        assert_eq!(other.get("a", || Ok(entry(7.0))).unwrap()["x"].1[0], 7.0);
+    }
+
+    #[test]
+    fn a_damaged_file_is_made_again() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join("net")).unwrap();
+        let file = directory.path().join("net/a.safetensors");
+        std::fs::write(&file, b"nonsense").unwrap();
+        let mut cache = TensorCache::new(Some(directory.path()), "net");
+        assert_eq!(*cache.get("a", || Ok(entry(3.0))).unwrap(), entry(3.0));
+        assert_eq!(read(&file), Some(entry(3.0)));
+    }
+}

@@ -1,0 +1,421 @@
+//! From a recipe to networks that are ready to train.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use burn::tensor::FloatDType;
+use temper_adapters::peft::{AdapterConfig, AdapterFile, TargetRule, resolve};
+use temper_adapters::{Adaptable, Adapter, Parameters, RandomSource, attach, attach_trained};
+use temper_datasets::{ClipTokenizer, random};
+use temper_models::{
+    ClipText, ControlConfig, ControlEncoder, Prediction, SchedulerConfig, Unet, UnetConfig, Vae,
+    VaeConfig,
+};
+
+use super::networks::{Networks, Stage};
+use crate::device::{self, OpenDevice};
+use crate::diffusion::{ModelIndex, Pipeline};
+use crate::loading::dtype_of;
+use crate::recipe::{
+    AdapterKind, DiffusionRecipe, EpsScaling, ImagesKind, Init, Method, OneOrMany, PredictionType,
+    Trained,
+};
+use crate::run::note;
+use crate::train::{AdapterText, check_ranks, peft_config, same_method};
+use crate::{Failure, hub};
+
+/// Networks on a device, adapters attached.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) networks: Networks,
+    pub(super) device: OpenDevice,
+    /// The noise process, with what the recipe changes of it.
+    pub(super) scheduler: SchedulerConfig,
+    /// The adapter of the U-Net; `None` when all weights are trained.
+    pub(super) adapter: Option<AdapterConfig>,
+    /// Those of the trained text encoders.
+    pub(super) text_adapters: Vec<AdapterConfig>,
+}
+
+/// Layers of CLIP that adapters go to: the projections of its attention.
+const TEXT_TARGETS: [&str; 4] = ["q_proj", "k_proj", "v_proj", "out_proj"];
+
+impl Opened {
+    pub(super) fn new(recipe: &DiffusionRecipe) -> Result<Self, Failure> {
+        let device = device::open(&recipe.device)?;
+        let compute = device.precision(dtype_of(recipe.precision.compute))?;
+        let stage = stage(recipe, compute, &device)?;
+        let mut scheduler = match &stage {
+            Stage::Pipeline(pipeline) => pipeline.scheduler.clone(),
+            Stage::Unet(_) | Stage::Vae(_) => scheduler(recipe)?,
+        };
+        change(&mut scheduler, recipe)?;
+        let mut networks = Networks {
+            stage,
+            control: None,
+        };
+        if let Stage::Pipeline(pipeline) = &mut networks.stage {
+            pipeline.scheduler = scheduler.clone();
+        }
+        if recipe.diffusion.control.is_some() {
+            networks.control = Some(control(recipe, &networks, compute, &device)?);
+        }
+        let mut opened = Self {
+            networks,
+            device,
+            scheduler,
+            adapter: None,
+            text_adapters: Vec::new(),
+        };
+        opened.prepare(recipe)?;
+        Ok(opened)
+    }
+
+    /// Leaves trainable what the recipe trains.
+    fn prepare(&mut self, recipe: &DiffusionRecipe) -> Result<(), Failure> {
+        let networks = &mut self.networks;
+        networks.visit_mut(&mut |param| param.set_trainable(false));
+        if let Stage::Vae(vae) = &mut networks.stage {
+            vae.visit_mut(&mut |param| param.set_trainable(true));
+            return Ok(());
+        }
+        if let Some(unet) = networks.unet_mut() {
+            let base = recipe.model.path.as_deref().unwrap_or_default();
+            let from = recipe
+                .adapter
+                .as_ref()
+                .and_then(|adapter| adapter.init_from.as_deref());
+            self.adapter = train(recipe, unet, base, ("", None), from)?;
+        }
+        if let Some(control) = &mut self.networks.control {
+            control.visit_mut(&mut |param| param.set_trainable(true));
+        }
+        if recipe.diffusion.train_text_encoder {
+            let skipped = recipe.diffusion.clip_skip.unwrap_or(0);
+            let xl = self.networks.pipeline().is_some_and(Pipeline::is_xl);
+            for (name, encoder) in self.networks.texts_mut() {
+                let config = train(recipe, encoder, name, (name, Some(&TEXT_TARGETS)), None)?;
+                self.text_adapters.extend(config);
+                leave_unused(encoder, skipped + usize::from(xl), xl);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The layers after the one that is read get no gradient; training them would be an error of the recipe elsewhere.
+fn leave_unused(encoder: &mut ClipText, skipped: usize, xl: bool) {
+    let layers = encoder.config().num_hidden_layers;
+    encoder.visit_mut(&mut |param| {
+        let name = param.name();
+        let layer = name
+            .split("layers.")
+            .nth(1)
+            .and_then(|rest| rest.split('.').next())
+            .and_then(|number| number.parse::<usize>().ok());
+        let unused = layer.is_some_and(|layer| layer + skipped >= layers)
+            || (xl && name.contains("final_layer_norm"))
+            || name.contains("text_projection");
+        if unused {
+            param.set_trainable(false);
+        }
+    });
+}
+
+/// Makes one network trainable by the recipe's method.
+fn train(
+    recipe: &DiffusionRecipe,
+    network: &mut dyn Adaptable,
+    base: &str,
+    (name, targets): (&str, Option<&[&str]>),
+    init_from: Option<&str>,
+) -> Result<Option<AdapterConfig>, Failure> {
+    let adapter = recipe.adapter.clone().map(|mut adapter| {
+        if let (Some(targets), true) = (targets, adapter.kind != AdapterKind::Full) {
+            let targets = targets.iter().map(|name| (*name).to_owned()).collect();
+            adapter.target_modules = Some(OneOrMany::Many(targets));
+            adapter.exclude_modules = None;
+            adapter.modules_to_save = None;
+            adapter.layers_to_transform = None;
+            adapter.layers_pattern = None;
+        }
+        adapter
+    });
+    let modules = network.modules();
+    let text = adapter.as_ref().map(|adapter| AdapterText {
+        adapter,
+        base,
+        task_type: None,
+        bounds_by_layer: true,
+    });
+    let Some(config) = peft_config(text, &modules)? else {
+        network.visit_mut(&mut |param| param.set_trainable(true));
+        return Ok(None);
+    };
+    check_ranks(&config, &modules)?;
+    let source = random_source(recipe.seed, name);
+    let warnings = match init_from {
+        None => attach(network, &config, &source).map_err(Failure::usage)?,
+        Some(spec) => {
+            let directory = hub::resolve_model(spec)?;
+            let (file, _) = AdapterFile::load(&directory)?;
+            same_method(&config, file.config(), spec)?;
+            let file = AdapterFile::new(config.clone(), file.tensors().to_vec())
+                .map_err(Failure::usage)?;
+            attach_trained(network, &file, &source).map_err(Failure::usage)?
+        }
+    };
+    for warning in &warnings {
+        note(warning);
+    }
+    if let Method::Oft(oft) = recipe.method()
+        && oft.coft
+        && oft.eps_scaling == EpsScaling::Official
+    {
+        // Several block sizes: each layer has its own bound, the file the largest.
+        constrain(network, oft.eps);
+    }
+    Ok(Some(config))
+}
+
+/// The bound of the authors' program, `eps · b² / √r`, for every layer by its own block size b. (One `eps` in PEFT's file cannot say
+/// that for layers of several widths; there it holds for the largest.)
+fn constrain(network: &mut dyn Adaptable, eps: f64) {
+    let bound = |adapter: Option<&mut Adapter>| {
+        if let Some(Adapter::Oft(oft)) = adapter {
+            let (b, blocks) = (
+                oft.spec().block_size as f64,
+                oft.parameter().shape()[0] as f64,
+            );
+            oft.set_tau(Some(eps * b * b / blocks.sqrt()));
+        }
+    };
+    network.visit_linears_mut(&mut |linear| bound(linear.adapter_mut()));
+    network.visit_convs_mut(&mut |conv| bound(conv.adapter_mut()));
+    network.project();
+}
+
+/// Random numbers of the start.
+pub(super) fn random_source(seed: u64, network: &str) -> RandomSource {
+    let network = network.to_owned();
+    RandomSource::new(move |purpose| random::rng(seed, &format!("init {network}{purpose}"), 0, 0))
+}
+
+/// Every layer's bound on the norm of a block, for the report: name, block size, blocks and τ.
+pub(super) fn bounds(
+    recipe: &DiffusionRecipe,
+    config: &AdapterConfig,
+    modules: &[temper_adapters::peft::Module],
+) -> Result<Vec<(String, usize, usize, f64)>, Failure> {
+    let Method::Oft(oft) = recipe.method() else {
+        return Ok(Vec::new());
+    };
+    let targets = resolve(config, modules)?.targets;
+    let layers = targets.into_iter().filter_map(|target| match target.rule {
+        TargetRule::Oft { block_size, blocks } => {
+            let stored = if oft.block_share { 1 } else { blocks };
+            let scale = match oft.eps_scaling {
+                EpsScaling::Official => (block_size * block_size) as f64,
+                EpsScaling::Peft => 1.0,
+            };
+            let tau = oft.eps * scale / (stored as f64).sqrt();
+            Some((target.name, block_size, blocks, tau))
+        }
+        _ => None,
+    });
+    Ok(layers.collect())
+}
+
+fn stage(
+    recipe: &DiffusionRecipe,
+    compute: FloatDType,
+    device: &OpenDevice,
+) -> Result<Stage, Failure> {
+    let on = &device.device;
+    match (recipe.diffusion.train, recipe.images.kind) {
+        (Trained::Vae, _) => Ok(Stage::Vae(Box::new(match recipe.model.init {
+            Init::Random => Vae::random(
+                VaeConfig::from_json(&config(recipe)?)?,
+                compute,
+                on,
+                &random_source(recipe.seed, ""),
+            )?,
+            Init::Pretrained => Vae::load(&part(recipe, "vae")?, compute, on)?,
+        }))),
+        (Trained::Unet, ImagesKind::Latents) => {
+            Ok(Stage::Unet(Box::new(unet(recipe, compute, device)?)))
+        }
+        (Trained::Unet, ImagesKind::Photos) => Ok(Stage::Pipeline(Box::new(pipeline(
+            recipe, compute, device,
+        )?))),
+    }
+}
+
+fn unet(
+    recipe: &DiffusionRecipe,
+    compute: FloatDType,
+    device: &OpenDevice,
+) -> Result<Unet, Failure> {
+    Ok(match recipe.model.init {
+        Init::Random => Unet::random(
+            UnetConfig::from_json(&config(recipe)?)?,
+            compute,
+            &device.device,
+            &random_source(recipe.seed, ""),
+        ),
+        Init::Pretrained => Unet::load(&part(recipe, "unet")?, compute, &device.device)?,
+    })
+}
+
+/// A folder of `model.path`, or `model.path` itself when it is the folder of one network.
+pub(super) fn part(recipe: &DiffusionRecipe, name: &str) -> Result<PathBuf, Failure> {
+    let path = hub::resolve_model(recipe.model.path.as_deref().unwrap_or_default())?;
+    let folder = path.join(name);
+    Ok(if folder.join("config.json").is_file() {
+        folder
+    } else {
+        path
+    })
+}
+
+/// The architecture for random weights.
+pub(super) fn config(recipe: &DiffusionRecipe) -> Result<serde_json::Value, Failure> {
+    let Some(file) = &recipe.model.config else {
+        return Err(Failure::usage(
+            "`model.init = \"random\"` needs `model.config`",
+        ));
+    };
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| Failure::run(format!("cannot read `{}`: {error}", file.display())))?;
+    serde_json::from_str(&text)
+        .map_err(|error| Failure::run(format!("`{}` is not JSON: {error}", file.display())))
+}
+
+/// The noise process that the recipe names, or Stable Diffusion's.
+pub(super) fn scheduler(recipe: &DiffusionRecipe) -> Result<SchedulerConfig, Failure> {
+    let folder = match (&recipe.model.scheduler, &recipe.model.path) {
+        (Some(folder), _) => Some(folder.clone()),
+        (None, Some(path)) => Some(hub::resolve_model(path)?.join("scheduler")),
+        (None, None) => None,
+    };
+    match folder.filter(|folder| folder.join("scheduler_config.json").is_file()) {
+        Some(folder) => Ok(SchedulerConfig::load(&folder)?),
+        None => Ok(SchedulerConfig::stable_diffusion("ddim")?),
+    }
+}
+
+/// What the recipe changes of the noise process.
+fn change(scheduler: &mut SchedulerConfig, recipe: &DiffusionRecipe) -> Result<(), Failure> {
+    if let Some(prediction) = recipe.diffusion.prediction_type {
+        scheduler.prediction_type = match prediction {
+            PredictionType::Epsilon => Prediction::Epsilon,
+            PredictionType::VPrediction => Prediction::VPrediction,
+            PredictionType::Sample => Prediction::Sample,
+        };
+    }
+    if recipe.diffusion.zero_terminal_snr {
+        if scheduler.prediction_type == Prediction::Epsilon {
+            return Err(Failure::usage("`diffusion.zero_terminal_snr` cannot be learned by a model that predicts the noise")
+                .with_hint("write `prediction_type = \"v_prediction\"` in `[diffusion]`, and train all weights"));
+        }
+        scheduler.rescale_betas_zero_snr = true;
+        scheduler.timestep_spacing = temper_models::Spacing::Trailing;
+    }
+    Ok(())
+}
+
+/// The whole model: of one place, with single parts from elsewhere, or around a U-Net with random weights.
+fn pipeline(
+    recipe: &DiffusionRecipe,
+    compute: FloatDType,
+    device: &OpenDevice,
+) -> Result<Pipeline, Failure> {
+    let model = &recipe.model;
+    if model.init == Init::Random {
+        return around_random(recipe, compute, device);
+    }
+    let spec = model.path.as_deref().unwrap_or_default();
+    let mut pipeline = Pipeline::load(spec, compute, device)?;
+    if let Some(folder) = &model.vae {
+        pipeline.vae = Vae::load(folder, FloatDType::F32, &device.device)?;
+    }
+    if let Some(folder) = &model.text_encoder {
+        pipeline.text_encoders[0] = ClipText::load(folder, compute, &device.device)?;
+    }
+    if let Some(folder) = &model.tokenizer {
+        pipeline.tokenizers[0] = Arc::new(ClipTokenizer::load(folder)?);
+    }
+    if model.scheduler.is_some() {
+        pipeline.scheduler = scheduler(recipe)?;
+    }
+    pipeline.check()?;
+    Ok(pipeline)
+}
+
+fn around_random(
+    recipe: &DiffusionRecipe,
+    compute: FloatDType,
+    device: &OpenDevice,
+) -> Result<Pipeline, Failure> {
+    let model = &recipe.model;
+    let base = model.path.as_deref().map(hub::resolve_model).transpose()?;
+    let folder = |key: &str, own: &Option<PathBuf>, name: &str| {
+        match (own, &base) {
+        (Some(folder), _) => Ok(folder.clone()),
+        (None, Some(base)) => Ok(base.join(name)),
+        (None, None) => Err(Failure::usage(format!("`model.{key}` is missing"))
+            .with_hint("a U-Net with random weights needs `vae`, `text_encoder` and `tokenizer`, or a `path` that has them")),
+    }
+    };
+    let vae = folder("vae", &model.vae, "vae")?;
+    let encoder = folder("text_encoder", &model.text_encoder, "text_encoder")?;
+    let tokenizer = folder("tokenizer", &model.tokenizer, "tokenizer")?;
+    let scheduler = scheduler(recipe)?;
+    let directory = base.unwrap_or_default();
+    let pipeline = Pipeline {
+        tokenizers: vec![Arc::new(ClipTokenizer::load(&tokenizer)?)],
+        text_encoders: vec![ClipText::load(&encoder, compute, &device.device)?],
+        vae: Vae::load(&vae, FloatDType::F32, &device.device)?,
+        unet: unet(recipe, compute, device)?,
+        compute,
+        device: device.clone(),
+        index: ModelIndex::of_parts(directory, false, scheduler.kind.class_name()),
+        // Saved whole, from memory.
+        from_file: true,
+        scheduler,
+    };
+    pipeline.check()?;
+    Ok(pipeline)
+}
+
+/// The encoder of the image that is followed, at its start: it changes nothing.
+fn control(
+    recipe: &DiffusionRecipe,
+    networks: &Networks,
+    compute: FloatDType,
+    device: &OpenDevice,
+) -> Result<ControlEncoder, Failure> {
+    let Some(unet) = networks.unet() else {
+        return Err(Failure::usage("`diffusion.control` needs a U-Net"));
+    };
+    let factor = networks.pipeline().map_or(8, Pipeline::factor);
+    let mut config = ControlConfig::for_unet(unet.config());
+    // The paper's encoder halves the sides three times, as the autoencoders of Stable Diffusion do; a smaller one fewer times.
+    let levels = factor.max(1).ilog2() as usize + 1;
+    config.block_out_channels.truncate(levels);
+    if config.reduction() != factor {
+        let message = format!(
+            "`diffusion.control`: this autoencoder shrinks images by {factor}, the encoder of the control image by {}",
+            config.reduction()
+        );
+        return Err(
+            Failure::usage(message).with_hint("use an autoencoder that shrinks by 8, 4 or 2")
+        );
+    }
+    Ok(ControlEncoder::random(
+        config,
+        compute,
+        &device.device,
+        &random_source(recipe.seed, "control "),
+    ))
+}

@@ -1,0 +1,103 @@
+//! What a run leaves for others to load.
+//!
+//! | trained | in the run directory |
+//! |---|---|
+//! | adapter of the U-Net | `adapter/`, a PEFT directory; for LoRA with diffusers' `pytorch_lora_weights.safetensors` in it |
+//! | adapters of text encoders | `adapter_text_encoder/`, `adapter_text_encoder_2/`, PEFT directories |
+//! | encoder of a control image | `control/` |
+//! | all weights | `model/`, a diffusers directory; for latents from a file `model/unet/` |
+
+use temper_adapters::formats::{Component, write_diffusers_lora};
+use temper_adapters::peft::{AdapterConfig, AdapterFile};
+use temper_adapters::weights::Dtype;
+use temper_adapters::{Adaptable, adapter_file};
+
+use super::networks::{CONTROL, Networks, Stage, UNET};
+use crate::Failure;
+use crate::diffusion::{self, SavePipeline};
+use crate::run::RunDir;
+
+const SHARD: u64 = 5_000_000_000;
+
+/// Configurations of the adapters that were trained.
+#[derive(Debug)]
+pub(super) struct Adapters {
+    /// Of the U-Net; `None` when all of its weights were.
+    pub(super) unet: Option<AdapterConfig>,
+    /// Of the text encoders.
+    pub(super) texts: Vec<AdapterConfig>,
+}
+
+impl Adapters {
+    /// The directory of the result.
+    pub(super) fn directory(&self) -> &'static str {
+        if self.unet.is_some() {
+            "adapter"
+        } else {
+            "model"
+        }
+    }
+}
+
+/// Saves everything that was trained.
+pub(super) fn save(networks: &Networks, adapters: &Adapters, run: &RunDir) -> Result<(), Failure> {
+    if let Some(control) = &networks.control {
+        control.save(&run.path().join(CONTROL), Dtype::F32, SHARD)?;
+    }
+    match &adapters.unet {
+        Some(config) => save_adapters(networks, config, &adapters.texts, run),
+        None => save_model(networks, run),
+    }
+}
+
+fn save_adapters(
+    networks: &Networks,
+    config: &AdapterConfig,
+    texts: &[AdapterConfig],
+    run: &RunDir,
+) -> Result<(), Failure> {
+    let mut files: Vec<(Component, AdapterFile)> = Vec::new();
+    if let Some(unet) = networks.unet() {
+        files.push((
+            Component::Unet,
+            adapter_file(unet as &dyn Adaptable, config)?,
+        ));
+    }
+    let components = [Component::TextEncoder, Component::TextEncoder2];
+    for (((_, encoder), config), component) in networks.texts().zip(texts).zip(components) {
+        files.push((component, adapter_file(encoder as &dyn Adaptable, config)?));
+    }
+    let directory = run.adapter();
+    for ((_, file), name) in
+        files
+            .iter()
+            .zip(["adapter", "adapter_text_encoder", "adapter_text_encoder_2"])
+    {
+        let path = run.path().join(name);
+        std::fs::create_dir_all(&path)?;
+        file.save(&path)?;
+    }
+    if matches!(config, AdapterConfig::Lora(_)) {
+        let files: Vec<_> = files.iter().map(|(part, file)| (*part, file)).collect();
+        write_diffusers_lora(&directory, &files)?;
+    }
+    Ok(())
+}
+
+fn save_model(networks: &Networks, run: &RunDir) -> Result<(), Failure> {
+    let directory = run.model();
+    match &networks.stage {
+        Stage::Vae(vae) => vae.save(&directory, Dtype::F32, SHARD)?,
+        Stage::Unet(unet) => unet.save(&directory.join(UNET), Dtype::F32, SHARD)?,
+        Stage::Pipeline(pipeline) => {
+            // Every part is written, because single ones may have come from elsewhere than the rest.
+            let how = SavePipeline {
+                changed: &diffusion::Component::ALL,
+                dtype: Some(Dtype::F32),
+                max_shard_bytes: SHARD,
+            };
+            pipeline.save(&directory, &how)?;
+        }
+    }
+    Ok(())
+}

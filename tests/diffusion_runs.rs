@@ -1,0 +1,9 @@
+//! `temper train` on images as a user runs it: the real binary on small models, compared with diffusers and PEFT, interrupted and
+//! resumed.
+
+#[cfg(test)]
+#[path = "diffusion_runs/curves.rs"]
+mod curves;
+#[cfg(test)]
+#[path = "diffusion_runs/support.rs"]
+mod support;

@@ -1,0 +1,89 @@
+//! A run that stopped and went on is the run that did not, to the bit.
+
+use super::support::{Bench, ROOT, Run, tensors};
+
+/// A small pipeline, a subject, and images of a class.
+fn recipe(bench: &Bench, name: &str, adapter: &str, more: &str) -> Run {
+    let class = bench.path("class");
+    if !class.exists() {
+        std::fs::create_dir(&class).unwrap();
+        for number in 0..3 {
+            let photo = format!("{ROOT}/assets/dreambooth/duck_toy/0{number}.jpg");
+            std::fs::copy(photo, class.join(format!("{number}.jpg"))).unwrap();
+        }
+    }
+    bench.run(
+        name,
+        &format!(
+            "device = \"cpu\"\nseed = 3\n[model]\npath = \"assets/tiny-diffusion\"\n[adapter]\n{adapter}\n\
+             [images]\npath = \"assets/dreambooth/dog6\"\ninstance_prompt = \"a photo of sks dog\"\nresolution = 32\nflip = true\n\
+             class_dir = {class:?}\nclass_prompt = \"a photo of toy\"\nnum_class_images = 3\n\
+             [train]\nsteps = 6\nbatch_size = 2\nlr = 1e-3\nsave_every = 3\n\
+             [validation]\nimages = 1\n[sample]\ncount = 0\n{more}"
+        ),
+    )
+}
+
+/// Six steps at once, and three with three more after.
+fn assert_resumes(adapter: &str, more: &str, results: &[&str]) {
+    let bench = Bench::new();
+    let whole = recipe(&bench, "whole", adapter, more);
+    whole.succeed(&["--quiet"]);
+    let parts = recipe(&bench, "parts", adapter, more).set("train.keep_last=9");
+    parts.succeed(&["--quiet"]);
+    // What a kill after the third step leaves.
+    std::fs::remove_dir_all(parts.dir.join("checkpoints/step-00000006")).unwrap();
+    for result in results {
+        std::fs::remove_dir_all(parts.dir.join(result)).unwrap();
+    }
+    std::fs::remove_file(parts.dir.join("summary.json")).unwrap();
+    parts.succeed(&["--quiet", "--resume"]);
+    assert_eq!(parts.summary()["resumed_from"], 3);
+    let bits = |run: &Run| -> Vec<(u64, u64)> {
+        let row = |m: &temper_engine::run::Metric| (m.step, m.loss.to_bits());
+        run.metrics().iter().map(row).collect()
+    };
+    assert_eq!(bits(&parts), bits(&whole));
+    for result in results {
+        assert!(
+            tensors(&parts.dir.join(result)) == tensors(&whole.dir.join(result)),
+            "`{result}` differs"
+        );
+    }
+}
+
+#[test]
+fn oft_with_the_text_encoder_and_running_means_resumes_to_the_bit() {
+    assert_resumes(
+        "kind = \"oft\"\noft_block_size = 8\nuse_cayley_neumann = false",
+        "[diffusion]\ntrain_text_encoder = true\nema_decay = 0.9\nsnr_gamma = 5.0\noffset_noise = 0.05\ninput_perturbation = 0.1\n",
+        &["adapter", "adapter_text_encoder"],
+    );
+}
+
+#[test]
+fn control_and_dropout_resume_to_the_bit() {
+    assert_resumes(
+        "kind = \"lora\"\nr = 4\nlora_dropout = 0.2",
+        "[diffusion]\ncontrol = \"canny\"\n",
+        &["adapter", "control"],
+    );
+}
+
+#[test]
+fn all_weights_with_running_means_resume_to_the_bit() {
+    assert_resumes(
+        "kind = \"full\"",
+        "[diffusion]\nema_decay = 0.99\n",
+        &["model/unet"],
+    );
+}
+
+#[test]
+fn another_recipe_does_not_go_on_with_a_run() {
+    let bench = Bench::new();
+    let run = recipe(&bench, "run", "kind = \"lora\"", "");
+    run.succeed(&["--quiet"]);
+    let said = run.set("images.resolution=40").fail(2, &["--resume"]);
+    assert!(said.contains("resolution = 40"), "{said}");
+}
