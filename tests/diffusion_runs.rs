@@ -5,5 +5,8 @@
 #[path = "diffusion_runs/curves.rs"]
 mod curves;
 #[cfg(test)]
+#[path = "diffusion_runs/refusals.rs"]
+mod refusals;
+#[cfg(test)]
 #[path = "diffusion_runs/support.rs"]
 mod support;
