@@ -41,6 +41,79 @@ fn rotations_keep_the_energy_of_every_layer_and_low_rank_terms_move_it() {
 }
 
 #[test]
+fn along_a_run_the_energy_stays_for_oft_and_drifts_for_lora() {
+    let folder = tempfile::tempdir().unwrap();
+    let train = |name: &str, adapter: &str| {
+        let run = folder.path().join(name);
+        let settings = [
+            "train.steps=4".to_owned(),
+            "train.batch_size=1".to_owned(),
+            "train.save_every=2".to_owned(),
+            "train.keep_last=9".to_owned(),
+            "train.eval_every=0".to_owned(),
+            "train.lr=0.02".to_owned(),
+            "sample.count=0".to_owned(),
+            "device=cpu".to_owned(),
+            format!("run.dir={}", run.display()),
+            format!("adapter={adapter}"),
+        ];
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_temper"));
+        command
+            .current_dir(path(""))
+            .args(["train", "recipes/tiny-dreambooth-oft.toml"]);
+        let trained = command
+            .args(settings.iter().flat_map(|s| ["--set", s]))
+            .output()
+            .unwrap();
+        assert!(
+            trained.status.success(),
+            "{}",
+            String::from_utf8_lossy(&trained.stderr)
+        );
+        run
+    };
+    let oft = train(
+        "oft",
+        r#"{kind="oft",r=4,use_cayley_neumann=false,target_modules=["to_q","conv1"]}"#,
+    );
+    let lora = train("lora", r#"{kind="lora",r=4,target_modules=["to_q"]}"#);
+    let model = path("assets/tiny-diffusion");
+    let plot = folder.path().join("energy.svg");
+    let runs = [
+        "--run",
+        text(&oft),
+        "--run",
+        text(&lora),
+        "--output",
+        text(&plot),
+        "--json",
+    ];
+    let said = succeed(&[&["energy", "--model", text(&model)], &runs[..]].concat());
+    let report: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let rows = report["steps"].as_array().unwrap();
+    let of = |run: &str, key: &str| -> Vec<f64> {
+        let own = rows.iter().filter(|row| row["run"] == run);
+        own.map(|row| row[key].as_f64().unwrap()).collect()
+    };
+    for run in ["oft", "lora"] {
+        assert_eq!(of(run, "step"), [0.0, 2.0, 4.0], "{said}");
+    }
+    assert_eq!(
+        of("oft", "energy")[0],
+        of("lora", "energy")[0],
+        "one beginning"
+    );
+    let drift = |run: &str| of(run, "relative_change")[2].abs();
+    assert!(
+        drift("oft") < 1e-7 && drift("lora") > 100.0 * drift("oft"),
+        "{said}"
+    );
+    assert!(drift("lora") > 1e-6, "{said}");
+    let svg = std::fs::read_to_string(&plot).unwrap();
+    assert!(svg.contains("step") && svg.contains("lora"));
+}
+
+#[test]
 fn runs_without_checkpoints_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let unet = path("tests/golden/diffusion/pipeline/unet");

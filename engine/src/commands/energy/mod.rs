@@ -130,27 +130,35 @@ fn of_adapters(args: &Args, base: &Base) -> Result<(Report, Chart), Failure> {
 /// Energy of all changed layers together, at each checkpoint of each run.
 fn of_runs(args: &Args, base: &Base) -> Result<(Report, Chart), Failure> {
     let mut report = Report::new("energy", &base.directory);
+    let mut runs = Vec::new();
+    for path in &args.run {
+        runs.push((label(path), base.with_run(path)?));
+    }
+    // The same layers for every run: their lines begin at one point.
+    let changed = |module: &str| {
+        let mut steps = runs.iter().flat_map(|(_, steps)| steps);
+        steps.any(|(_, now)| now.get(module).is_some())
+    };
+    let before = base.energies(|module| args.all || changed(module));
+    let first = before.total();
+    report.fact("layers", before.0.len());
     let mut rows = Vec::new();
     let mut series = Vec::new();
-    for path in &args.run {
-        let steps = base.with_run(path)?;
-        let changed = |module: &str| steps.iter().any(|(_, now)| now.get(module).is_some());
-        let before = base.energies(|module| args.all || changed(module));
-        let first = before.total();
+    for (name, steps) in &runs {
         let mut points = vec![(0.0, first)];
-        for (step, energies) in &steps {
+        for (step, energies) in steps {
             points.push((*step as f64, energies.total_over(&before)));
         }
         for (step, total) in &points {
             rows.push(vec![
-                json!(label(path)),
+                json!(name),
                 json!(*step as u64),
                 rounded(*total),
                 rounded((total - first) / first),
             ]);
         }
         series.push(Series {
-            name: label(path),
+            name: name.clone(),
             points,
         });
     }
