@@ -1,5 +1,7 @@
 //! `temper energy`.
 
+use std::path::{Path, PathBuf};
+
 use super::adapters::{lora, oft};
 use super::support::{fail, path, succeed, text};
 
@@ -40,43 +42,50 @@ fn rotations_keep_the_energy_of_every_layer_and_low_rank_terms_move_it() {
     }
 }
 
+/// A few steps on the shipped photographs, every second one kept.
+fn train(folder: &Path, name: &str, adapter: &str) -> PathBuf {
+    let run = folder.join(name);
+    let settings = [
+        "train.steps=4".to_owned(),
+        "train.batch_size=1".to_owned(),
+        "train.save_every=2".to_owned(),
+        "train.keep_last=9".to_owned(),
+        "train.eval_every=0".to_owned(),
+        "train.lr=0.02".to_owned(),
+        "sample.count=0".to_owned(),
+        "device=cpu".to_owned(),
+        format!("run.dir={}", run.display()),
+        format!("adapter={adapter}"),
+    ];
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_temper"));
+    command
+        .current_dir(path(""))
+        .args(["train", "recipes/tiny-dreambooth-oft.toml"]);
+    let trained = command
+        .args(settings.iter().flat_map(|s| ["--set", s]))
+        .output()
+        .unwrap();
+    assert!(
+        trained.status.success(),
+        "{}",
+        String::from_utf8_lossy(&trained.stderr)
+    );
+    run
+}
+
 #[test]
 fn along_a_run_the_energy_stays_for_oft_and_drifts_for_lora() {
     let folder = tempfile::tempdir().unwrap();
-    let train = |name: &str, adapter: &str| {
-        let run = folder.path().join(name);
-        let settings = [
-            "train.steps=4".to_owned(),
-            "train.batch_size=1".to_owned(),
-            "train.save_every=2".to_owned(),
-            "train.keep_last=9".to_owned(),
-            "train.eval_every=0".to_owned(),
-            "train.lr=0.02".to_owned(),
-            "sample.count=0".to_owned(),
-            "device=cpu".to_owned(),
-            format!("run.dir={}", run.display()),
-            format!("adapter={adapter}"),
-        ];
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_temper"));
-        command
-            .current_dir(path(""))
-            .args(["train", "recipes/tiny-dreambooth-oft.toml"]);
-        let trained = command
-            .args(settings.iter().flat_map(|s| ["--set", s]))
-            .output()
-            .unwrap();
-        assert!(
-            trained.status.success(),
-            "{}",
-            String::from_utf8_lossy(&trained.stderr)
-        );
-        run
-    };
     let oft = train(
+        folder.path(),
         "oft",
         r#"{kind="oft",r=4,use_cayley_neumann=false,target_modules=["to_q","conv1"]}"#,
     );
-    let lora = train("lora", r#"{kind="lora",r=4,target_modules=["to_q"]}"#);
+    let lora = train(
+        folder.path(),
+        "lora",
+        r#"{kind="lora",r=4,target_modules=["to_q"]}"#,
+    );
     let model = path("assets/tiny-diffusion");
     let plot = folder.path().join("energy.svg");
     let runs = [
