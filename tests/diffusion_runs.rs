@@ -2,11 +2,23 @@
 //! resumed.
 
 #[cfg(test)]
+#[path = "diffusion_runs/autoencoder.rs"]
+mod autoencoder;
+#[cfg(test)]
 #[path = "diffusion_runs/curves.rs"]
 mod curves;
 #[cfg(test)]
 #[path = "diffusion_runs/refusals.rs"]
 mod refusals;
+#[cfg(test)]
+#[path = "diffusion_runs/results.rs"]
+mod results;
+#[cfg(test)]
+#[path = "diffusion_runs/resumed.rs"]
+mod resumed;
+#[cfg(test)]
+#[path = "diffusion_runs/subject.rs"]
+mod subject;
 #[cfg(test)]
 #[path = "diffusion_runs/support.rs"]
 mod support;

@@ -108,6 +108,22 @@ fn mean(losses: &[f64]) -> f64 {
     losses.iter().sum::<f64>() / losses.len() as f64
 }
 
+/// The pictures after are closer to the photographs than those before, by both distances.
+fn assert_closer(before: &[Photo], after: &[Photo]) {
+    let photos = subject();
+    for (what, of) in [
+        ("pixels", pixel_distance as fn(&Photo, &Photo) -> f64),
+        ("features", feature_distance),
+    ] {
+        let (base, adapted) = (distance(before, &photos, of), distance(after, &photos, of));
+        println!("{what}: {base:.4} before, {adapted:.4} after");
+        assert!(
+            adapted < 0.8 * base,
+            "{what}: {base} before, {adapted} after"
+        );
+    }
+}
+
 #[test]
 fn a_model_from_scratch_learns_photographs_and_then_a_subject() {
     let bench = Bench::new();
@@ -149,21 +165,7 @@ fn a_model_from_scratch_learns_photographs_and_then_a_subject() {
         pictures(&oft.dir.join("samples/step-000150.png")),
     );
     assert_eq!((before.len(), after.len()), (8, 8));
-    let photos = subject();
-    for (what, of) in [
-        ("pixels", pixel_distance as fn(&Photo, &Photo) -> f64),
-        ("features", feature_distance),
-    ] {
-        let (base, adapted) = (
-            distance(&before, &photos, of),
-            distance(&after, &photos, of),
-        );
-        println!("{what}: {base:.4} before, {adapted:.4} after");
-        assert!(
-            adapted < 0.8 * base,
-            "{what}: {base} before, {adapted} after"
-        );
-    }
+    assert_closer(&before, &after);
     let summary = oft.summary();
     assert!(
         summary["eval_loss"].as_f64() < summary["eval_loss_before"].as_f64(),

@@ -76,10 +76,6 @@ pub(super) struct Run {
 
 impl Run {
     /// A run of a recipe of the repository.
-    #[allow(
-        dead_code,
-        reason = "for the longer runs, which are not part of every test run"
-    )]
     pub(super) fn shipped(recipe: &str, dir: PathBuf) -> Self {
         let run = Self {
             recipe: Path::new(ROOT).join("recipes").join(recipe),
