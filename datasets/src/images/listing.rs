@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::scan::{by_stem, stem};
+use super::scan::{by_stem, scan, stem};
 use super::set::{Captions, Hints, ImageSetConfig, Masks};
 use crate::error::{DataError, Result};
 use crate::reader::RowLocation;
@@ -65,8 +65,21 @@ fn captions(images: &[PathBuf], config: &ImageSetConfig) -> Result<Vec<String>> 
     Ok(texts)
 }
 
-/// The text in `NAME.txt` or `NAME.caption`; also `NAME.jpg.txt`, which some tools write.
-fn caption_beside(image: &Path) -> Result<Option<String>> {
+/// The images of a folder, or the one image that the path names, sorted; hidden files are left out.
+///
+/// # Errors
+/// If the folder cannot be read or has no image.
+pub fn list(folder: impl AsRef<Path>, recursive: bool) -> Result<Vec<PathBuf>> {
+    Ok(scan(folder.as_ref(), recursive, &[])?.images)
+}
+
+/// The caption of an image: the text in `NAME.txt` or `NAME.caption`; also in `NAME.jpg.txt`, which some tools
+/// write. `None` if there is no such file.
+///
+/// # Errors
+/// If the file cannot be read or is not UTF-8.
+pub fn caption_beside(image: impl AsRef<Path>) -> Result<Option<String>> {
+    let image = image.as_ref();
     let appended = |extension: &str| {
         let mut name = image.as_os_str().to_owned();
         name.push(".");

@@ -25,6 +25,67 @@ pub struct EdgeScores {
     pub f1: f64,
 }
 
+/// Counts over binary maps: pixels other than 0 are edges. Over a set of pictures it gives the scores of all
+/// pixels together, in which pictures with many edges weigh more than in a mean over pictures.
+///
+/// ```
+/// use temper_datasets::images::EdgeCounts;
+///
+/// let mut counts = EdgeCounts::default();
+/// counts.add(&[255, 255, 0, 0], &[255, 0, 255, 0])?;
+/// counts.add(&[255, 255, 0, 0], &[255, 255, 0, 0])?;
+/// assert_eq!((counts.scores().l1, counts.scores().iou), (0.25, 0.6));
+/// # Ok::<(), temper_datasets::DataError>(())
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EdgeCounts {
+    both: u64,
+    found: u64,
+    wanted: u64,
+    pixels: u64,
+}
+
+impl EdgeCounts {
+    /// Counts a map that was found against the one that is wanted.
+    ///
+    /// # Errors
+    /// If the maps have different lengths or are empty.
+    pub fn add(&mut self, found: &[u8], wanted: &[u8]) -> Result<()> {
+        same_length(found, wanted)?;
+        for (found, wanted) in found.iter().zip(wanted) {
+            self.both += u64::from(*found > 0 && *wanted > 0);
+            self.found += u64::from(*found > 0);
+            self.wanted += u64::from(*wanted > 0);
+        }
+        self.pixels += found.len() as u64;
+        Ok(())
+    }
+
+    /// Adds the counts of other pictures.
+    pub fn join(&mut self, other: &Self) {
+        self.both += other.both;
+        self.found += other.found;
+        self.wanted += other.wanted;
+        self.pixels += other.pixels;
+    }
+
+    /// The scores so far; without a pixel those of empty maps.
+    pub fn scores(&self) -> EdgeScores {
+        let ratio = |part: u64, whole: u64| match whole {
+            0 => 1.0,
+            _ => part as f64 / whole as f64,
+        };
+        let either = self.found + self.wanted - self.both;
+        EdgeScores {
+            l1: (either - self.both) as f64 / self.pixels.max(1) as f64,
+            iou: ratio(self.both, either),
+            precision: ratio(self.both, self.found),
+            recall: ratio(self.both, self.wanted),
+            f1: ratio(2 * self.both, self.found + self.wanted),
+        }
+    }
+}
+
 /// Compares binary maps: pixels other than 0 are edges.
 ///
 /// # Errors
@@ -38,26 +99,9 @@ pub struct EdgeScores {
 /// # Ok::<(), temper_datasets::DataError>(())
 /// ```
 pub fn edge_scores(found: &[u8], wanted: &[u8]) -> Result<EdgeScores> {
-    same_length(found, wanted)?;
-    let mut both = 0_u64;
-    let (mut in_found, mut in_wanted) = (0_u64, 0_u64);
-    for (found, wanted) in found.iter().zip(wanted) {
-        both += u64::from(*found > 0 && *wanted > 0);
-        in_found += u64::from(*found > 0);
-        in_wanted += u64::from(*wanted > 0);
-    }
-    let ratio = |part: u64, whole: u64| match whole {
-        0 => 1.0,
-        _ => part as f64 / whole as f64,
-    };
-    let either = in_found + in_wanted - both;
-    Ok(EdgeScores {
-        l1: (either - both) as f64 / found.len() as f64,
-        iou: ratio(both, either),
-        precision: ratio(both, in_found),
-        recall: ratio(both, in_wanted),
-        f1: ratio(2 * both, in_found + in_wanted),
-    })
+    let mut counts = EdgeCounts::default();
+    counts.add(found, wanted)?;
+    Ok(counts.scores())
 }
 
 /// Scores of label maps, each in [0, 1].

@@ -27,12 +27,15 @@ mod tests;
 pub use batch::{BatchPlan, ImageBatch, ImageExample, ImageLoaderConfig, PlannedExample};
 pub use bucket::{Buckets, nearest_bucket};
 pub use canny::canny;
+pub use listing::{caption_beside, list};
 pub use loader::ImageLoader;
-pub use maps::{EdgeScores, IGNORED_LABEL, LabelCounts, LabelScores, edge_scores, read_labels};
+pub use maps::{
+    EdgeCounts, EdgeScores, IGNORED_LABEL, LabelCounts, LabelScores, edge_scores, read_labels,
+};
 pub use model_input::{ModelInput, ResizeMode};
 pub use photo::Photo;
 pub use place::{Crop, Placement};
 pub use png_out::{grid, read_png_text, write_png};
 pub use read::{ReadOptions, decode, dimensions, read, read_with};
-pub use resize::{Filter, covering_size, resize};
+pub use resize::{Filter, covering_size, fit, resize};
 pub use set::{Captions, Hints, ImageEntry, ImageSet, ImageSetConfig, ImageSetReport, Masks};

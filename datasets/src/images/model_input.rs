@@ -102,12 +102,15 @@ impl ModelInput {
         }
         let size = json.get("size").ok_or("there is no `size`")?;
         let shortest = size.get("shortest_edge").and_then(length);
-        let resize = match (shortest.or_else(|| length(size)), both(size)) {
-            (Some(side), _) => ResizeMode::ShorterSide(side),
-            (None, Some([height, width])) => ResizeMode::Exact(height, width),
-            (None, None) => return Err(format!("`size` is {size}")),
-        };
         let crop = json.get("crop_size").filter(|_| on("do_center_crop"));
+        let resize = match (shortest, length(size), both(size)) {
+            (Some(side), _, _) => ResizeMode::ShorterSide(side),
+            // One number in an old file: the shorter side where a crop follows (CLIP), else both sides (ViT).
+            (None, Some(side), _) if crop.is_some() => ResizeMode::ShorterSide(side),
+            (None, Some(side), _) => ResizeMode::Exact(side, side),
+            (None, None, Some([height, width])) => ResizeMode::Exact(height, width),
+            (None, None, None) => return Err(format!("`size` is {size}")),
+        };
         let crop = match (crop, resize) {
             (Some(crop), _) => length(crop)
                 .map(|side| [side, side])

@@ -170,6 +170,25 @@ pub fn resize(photo: &Photo, width: usize, height: usize, filter: Filter) -> Pho
     }
 }
 
+/// A picture scaled so that it just covers a size, linearly, and cut to its middle. One of that size stays as it is.
+///
+/// ```
+/// use temper_datasets::images::{Photo, fit};
+///
+/// let mut photo = Photo::filled(40, 10, [0; 3]);
+/// photo.rgb[(5 * 40 + 20) * 3] = 255;
+/// let middle = fit(&photo, 10, 10);
+/// assert_eq!((middle.width, middle.height, middle.rgb[(5 * 10 + 5) * 3]), (10, 10, 255));
+/// ```
+pub fn fit(photo: &Photo, width: usize, height: usize) -> Photo {
+    let (covering_width, covering_height) =
+        covering_size((photo.width, photo.height), (width, height));
+    let photo = resize(photo, covering_width, covering_height, Filter::Bilinear);
+    let left = (photo.width - width) / 2;
+    let top = (photo.height - height) / 2;
+    photo.crop(left, top, width, height)
+}
+
 /// The smallest size of the same shape that covers `target` (width, height): one side fits exactly, the other
 /// is rounded down, as torchvision and `CLIPImageProcessor` do for the shorter side.
 pub fn covering_size(

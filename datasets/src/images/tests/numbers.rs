@@ -77,10 +77,13 @@ fn preprocessor_configurations_are_read_or_refused() {
         (ResizeMode::Exact(30, 40), [30, 40])
     );
     assert_eq!(exact.apply(&gradient(9, 9)).unwrap().len(), 3 * 30 * 40);
+    let old_vit = load(&format!(r#"{{"size": 224, {ends}"#)).unwrap();
     assert_eq!(
-        load(&format!(r#"{{"size": 224, {ends}"#)).unwrap().crop,
-        [224, 224]
+        (old_vit.resize, old_vit.crop),
+        (ResizeMode::Exact(224, 224), [224, 224])
     );
+    let old_clip = load(&format!(r#"{{"size": 224, "crop_size": 224, {ends}"#));
+    assert_eq!(old_clip.unwrap().resize, ResizeMode::ShorterSide(224));
     for (bad, word) in [
         (
             format!(r#"{{"size": 8, "do_normalize": false, {ends}"#),

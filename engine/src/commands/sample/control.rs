@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use burn::tensor::{Tensor, TensorData};
 use serde_json::{Value, json};
-use temper_datasets::images::{Filter, Photo, canny, covering_size, read, resize};
+use temper_datasets::images::{Photo, canny, fit, read};
 use temper_models::ControlEncoder;
 
 use crate::Failure;
@@ -54,7 +54,7 @@ impl ControlArgs {
         let directory = self.directory(adapters)?;
         let device = &pipeline.device.device;
         let encoder = ControlEncoder::load(&directory, pipeline.compute, device)?;
-        let mut photo = fitted(&read(file)?, size);
+        let mut photo = fit(&read(file)?, size.0, size.1);
         if let Some((low, high)) = self.canny {
             let edges = canny(&photo, low, high)?;
             photo = Photo::from_grey(photo.width, photo.height, &edges)?;
@@ -95,16 +95,6 @@ impl ControlArgs {
     }
 }
 
-/// Scaled so that it just covers the size, and cropped in the middle.
-fn fitted(photo: &Photo, (width, height): (usize, usize)) -> Photo {
-    let (covering_width, covering_height) =
-        covering_size((photo.width, photo.height), (width, height));
-    let photo = resize(photo, covering_width, covering_height, Filter::Bilinear);
-    let left = (covering_width - width) / 2;
-    let top = (covering_height - height) / 2;
-    photo.crop(left, top, width, height)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,10 +112,10 @@ mod tests {
         let mut photo = Photo::filled(40, 10, [0; 3]);
         let middle = (5 * 40 + 20) * 3;
         photo.rgb[middle] = 255;
-        let hint = fitted(&photo, (10, 10));
+        let hint = fit(&photo, 10, 10);
         assert_eq!((hint.width, hint.height), (10, 10));
         assert_eq!(hint.rgb[(5 * 10 + 5) * 3], 255);
-        let hint = fitted(&photo, (16, 24));
+        let hint = fit(&photo, 16, 24);
         assert_eq!((hint.width, hint.height), (16, 24));
     }
 }
