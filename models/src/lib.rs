@@ -27,7 +27,7 @@ pub use encoder::Activation;
 pub use error::ModelError;
 pub use gradients::{Gradients, backward_from, collect};
 pub use llama::{Block, KeyValueCache, Llama, LlamaConfig, Segment, TokenBatch};
-pub use lpips::Lpips;
+pub use lpips::{Lpips, LpipsFeatures};
 pub use noise::{NoiseSchedule, diffusion_loss, group_weights, offset_noise, perturbed_noise};
 pub use ops::{
     Heads, IGNORE, Layout, Rope, RopeScaling, attend, attend_full, attention, cross_entropy_sum,

@@ -82,6 +82,28 @@ fn perceptual_distances_match_their_formula_for_both_networks() {
 }
 
 #[test]
+fn images_seen_one_by_one_have_the_distances_of_pairs_seen_together() {
+    let (device, name) = (Device::flex(), "vision/lpips_alex");
+    let file = io(name);
+    let lpips = Lpips::load(&case(name).join("model.safetensors"), &device).unwrap();
+    let see = |image: &str, row: usize| {
+        let images: Tensor<4> = tensor(&file, image, &device);
+        lpips.look(images.narrow(0, row, 1)).unwrap()
+    };
+    let expected = file.read_f32("distance").unwrap();
+    for (row, expected) in expected.iter().enumerate() {
+        let ours = values(lpips.distance(&see("a", row), &see("b", row)).unwrap());
+        assert_close(name, &ours, &[*expected], 1e-4, 1e-6);
+    }
+    let floats: u64 = [8 * 9 * 11, 12 * 4 * 5, 16 * 2, 12 * 2, 12 * 2]
+        .iter()
+        .sum();
+    assert_eq!(see("a", 0).bytes(), 4 * floats);
+    let other = lpips.look(Tensor::zeros([1, 3, 64, 64], &device)).unwrap();
+    assert!(lpips.distance(&see("a", 0), &other).is_err());
+}
+
+#[test]
 fn the_published_package_s_own_names_of_the_network_load_too() {
     let (device, name) = (Device::flex(), "vision/lpips_alex");
     let file = io(name);

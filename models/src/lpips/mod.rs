@@ -11,4 +11,4 @@
 mod model;
 mod plan;
 
-pub use model::Lpips;
+pub use model::{Lpips, LpipsFeatures};

@@ -82,32 +82,61 @@ impl Lpips {
     /// [`ModelError::ImageSize`] when the two differ in shape, are not RGB, or are too small for the network's poolings.
     pub fn forward(&self, a: Tensor<4>, b: Tensor<4>) -> Result<Tensor<1>, ModelError> {
         let (found, expected) = (b.dims(), a.dims());
+        if found != expected {
+            return Err(image_size(found, expected));
+        }
+        let both = self.look(Tensor::cat(vec![a, b], 0))?;
+        let batch = found[0];
+        Ok(self.compare(&both.narrow(0, batch), &both.narrow(batch, batch)))
+    }
+
+    /// What the network sees in images `[B, 3, H, W]` with values in [−1, 1]. Of n images it is computed n times instead of
+    /// once for each of their n(n − 1) / 2 pairs.
+    ///
+    /// # Errors
+    /// [`ModelError::ImageSize`] when the images are not RGB or too small for the network's poolings.
+    pub fn look(&self, images: Tensor<4>) -> Result<LpipsFeatures, ModelError> {
+        let found = images.dims();
         // The second of AlexNet's poolings needs 31 pixels, the four halvings of VGG 16.
         let least = if self.steps == ALEX { 31 } else { 16 };
-        if found != expected || found[1] != 3 || found[2].min(found[3]) < least {
-            return Err(ModelError::ImageSize {
-                found: [found[1], found[2], found[3]],
-                expected: [3, expected[2].max(least), expected[3].max(least)],
-            });
+        if found[1] != 3 || found[2].min(found[3]) < least {
+            let expected = [found[0], 3, found[2].max(least), found[3].max(least)];
+            return Err(image_size(found, expected));
         }
-        let batch = found[0];
-        let both = Tensor::cat(vec![a, b], 0).cast(FloatDType::F32);
-        let total = self
-            .features(normalised(both))
-            .into_iter()
+        let taps = self.features(normalised(images.cast(FloatDType::F32)));
+        Ok(LpipsFeatures {
+            taps: taps.into_iter().map(unit).collect(),
+        })
+    }
+
+    /// The distance of each pair, `[B]`, from what [`Self::look`] saw; [`Self::forward`] gives the same.
+    ///
+    /// # Errors
+    /// [`ModelError::ImageSize`] when the two are of different sizes or numbers of images.
+    pub fn distance(&self, a: &LpipsFeatures, b: &LpipsFeatures) -> Result<Tensor<1>, ModelError> {
+        let shapes = |features: &LpipsFeatures| features.taps.first().map(Tensor::dims);
+        match (shapes(a), shapes(b)) {
+            (Some(a), Some(b)) if a != b => Err(image_size(b, a)),
+            _ => Ok(self.compare(a, b)),
+        }
+    }
+
+    fn compare(&self, a: &LpipsFeatures, b: &LpipsFeatures) -> Tensor<1> {
+        let total = a
+            .taps
+            .iter()
+            .zip(&b.taps)
             .zip(&self.heads)
-            .map(|(activations, head)| {
-                let unit = unit(activations);
-                let difference = unit.clone().narrow(0, 0, batch) - unit.narrow(0, batch, batch);
-                let weighted = difference.square() * head.get::<4>();
-                let [_, channels, height, width] = weighted.dims();
+            .map(|((a, b), head)| {
+                let weighted = (a.clone() - b.clone()).square() * head.get::<4>();
+                let [batch, channels, height, width] = weighted.dims();
                 let positions = height * width;
                 let sums = weighted.reshape([batch, channels * positions]).sum_dim(1);
                 sums.reshape([batch]).div_scalar(positions as f64)
             })
             .reduce(|total, distance| total + distance);
         match total {
-            Some(total) => Ok(total),
+            Some(total) => total,
             None => unreachable!("both networks have five taps"),
         }
     }
@@ -130,6 +159,37 @@ impl Lpips {
             }
         });
         taps
+    }
+}
+
+/// What LPIPS sees in a batch of images: the activations at its five taps, of unit length at each position.
+#[derive(Clone, Debug)]
+pub struct LpipsFeatures {
+    taps: Vec<Tensor<4>>,
+}
+
+impl LpipsFeatures {
+    /// Bytes of memory that it takes.
+    pub fn bytes(&self) -> u64 {
+        let numbers = |tap: &Tensor<4>| tap.dims().into_iter().product::<usize>();
+        self.taps.iter().map(numbers).sum::<usize>() as u64 * 4
+    }
+
+    fn narrow(&self, first: usize, count: usize) -> Self {
+        let taps = self.taps.iter();
+        Self {
+            taps: taps
+                .map(|tap| tap.clone().narrow(0, first, count))
+                .collect(),
+        }
+    }
+}
+
+fn image_size(found: [usize; 4], expected: [usize; 4]) -> ModelError {
+    let shape = |[_, channels, height, width]: [usize; 4]| [channels, height, width];
+    ModelError::ImageSize {
+        found: shape(found),
+        expected: shape(expected),
     }
 }
 
