@@ -1,22 +1,26 @@
 """Golden vectors of image encoders and the perceptual distance: tiny random models from fixed seeds.
 
-    python -m venv .venv && .venv/bin/pip install torch==2.15.0 transformers==5.23.0 safetensors
+    python -m venv .venv && .venv/bin/pip install torch==2.15.0 transformers==5.23.0 safetensors pillow numpy
     .venv/bin/python scripts/golden_vision.py tests/golden/vision
 
 `clip` and `dino` are what transformers writes with save_pretrained. `lpips_alex` and `lpips_vgg` are one safetensors file
 each in the layout that Temper reads: `features.N.*` as torchvision names them, `linK.model.1.weight` as the lpips package
 does. Their expected distances come from the plain torch functions below, written from the paper (arXiv 1801.03924, eq. 1).
+`subject` holds small pictures and the figures that these models give of them, written plainly from their definitions.
 """
 
+import itertools
 import json
 import pathlib
 import sys
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import transformers
-from safetensors.torch import save_file
-from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTModel
+from PIL import Image, PngImagePlugin
+from safetensors.torch import load_file, save_file
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, ViTConfig, ViTModel
 
 
 def randomise(model, seed):
@@ -136,14 +140,132 @@ def lpips(root, name, plan, size, seed):
     write(folder, seed, {"a": a, "b": b, "distance": distance(plan, weights, a, b)})
 
 
+def tokenizer(folder):
+    """A tokenizer of CLIP's kind with the 61 tokens that the tiny text encoder knows."""
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    merges = ["o g</w>", "d og</w>", "o f</w>", "o n</w>", "r e", "re d</w>", "c a"]
+    tokens = letters + [letter + "</w>" for letter in letters] + [merge.replace(" ", "") for merge in merges]
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    assert len(tokens) == 61
+    (folder / "vocab.json").write_text(json.dumps({token: at for at, token in enumerate(tokens)}) + "\n")
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 12}) + "\n")
+
+
+PROMPTS = ["a red dog", "dog on a cat"]
+
+
+def smooth(generator, size):
+    """Colours that change slowly, with some grain."""
+    coarse = Image.fromarray(generator.integers(0, 256, (5, 5, 3), dtype=np.uint8))
+    picture = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC)).astype(int)
+    grain = generator.integers(-12, 13, picture.shape)
+    return Image.fromarray(np.clip(picture + grain, 0, 255).astype(np.uint8))
+
+
+def prepared(picture, shorter, side, mean, std):
+    """As CLIP's preprocessing: shorter side, bicubic, the middle, normalised."""
+    width, height = picture.size
+    short = min(width, height)
+    picture = picture.resize((width * shorter // short, height * shorter // short), Image.Resampling.BICUBIC)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    pixels = np.asarray(picture.crop((left, top, left + side, top + side))).astype(np.float32) / 255
+    pixels = (pixels - np.float32(mean)) / np.float32(std)
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None]
+
+
+def fitted(picture, size):
+    """Scaled so that it covers the size, and cut to the middle, in [-1, 1]."""
+    (width, height), (to_width, to_height) = picture.size, size
+    if width * to_height >= height * to_width:
+        picture = picture.resize((width * to_height // height, to_height), Image.Resampling.BILINEAR)
+    else:
+        picture = picture.resize((to_width, height * to_width // width), Image.Resampling.BILINEAR)
+    left, top = (picture.width - to_width) // 2, (picture.height - to_height) // 2
+    picture = picture.crop((left, top, left + to_width, top + to_height))
+    return torch.from_numpy(np.asarray(picture).astype(np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
+
+
+def of_mean(values):
+    n = len(values)
+    return {"mean": float(np.mean(values)), "standard_error": float(np.std(values, ddof=1) / n**0.5), "n": n}
+
+
+def of_pairs(values):
+    """Mean over pairs {(i, j): value} and its jackknife over pictures."""
+    pictures = sorted({picture for pair in values for picture in pair})
+    without = [np.mean([value for pair, value in values.items() if picture not in pair]) for picture in pictures]
+    n = len(pictures)
+    error = ((n - 1) / n * np.sum((np.array(without) - np.mean(without)) ** 2)) ** 0.5
+    return {"mean": float(np.mean(list(values.values()))), "standard_error": float(error), "n": n, "pairs": len(values)}
+
+
+def subject(root):
+    folder, seed = root / "subject", 3500
+    generator = np.random.default_rng(seed)
+    sizes = {"generated": [(40, 36)] * 5, "real": [(48, 40), (36, 52), (40, 36)]}
+    pictures = {kind: [smooth(generator, size) for size in sizes[kind]] for kind in sizes}
+    prompts = [PROMPTS[0]] * 3 + [PROMPTS[1]] * 2
+    for kind in pictures:
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    for at, (picture, prompt) in enumerate(zip(pictures["generated"], prompts)):
+        # Three ways to say the prompt: the recipe of `temper sample`, a plain text in the PNG, a file beside it.
+        text = PngImagePlugin.PngInfo()
+        if at < 3:
+            text.add_text("temper", json.dumps({"prompt": prompt, "seed": at}))
+        elif at == 3:
+            text.add_text("prompt", prompt)
+        else:
+            (folder / "generated" / f"{at}.txt").write_text(prompt + "\n")
+        picture.save(folder / "generated" / f"{at}.png", pnginfo=text)
+    for at, picture in enumerate(pictures["real"]):
+        picture.save(folder / "real" / f"{at}.png")
+
+    clip_model, dino_model = CLIPModel.from_pretrained(root / "clip").eval(), ViTModel.from_pretrained(root / "dino").eval()
+    weights = load_file(root / "lpips_alex" / "model.safetensors")
+    words = CLIPTokenizer.from_pretrained(root / "clip")
+    clip_numbers = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
+    dino_numbers = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    unit = lambda rows: [row / row.norm() for row in rows]
+    with torch.no_grad():
+        clip_of = lambda picture: clip_model.visual_projection(
+            clip_model.vision_model(pixel_values=prepared(picture, 20, 20, *clip_numbers)).pooler_output)[0].double()
+        dino_of = lambda picture: dino_model(prepared(picture, 22, 20, *dino_numbers)).last_hidden_state[0, 0].double()
+        clips = {kind: unit([clip_of(picture) for picture in some]) for kind, some in pictures.items()}
+        dinos = {kind: unit([dino_of(picture) for picture in some]) for kind, some in pictures.items()}
+        ids = words(prompts, padding="max_length", max_length=12)["input_ids"]
+        texts = clip_model.text_model(input_ids=torch.tensor(ids)).pooler_output
+        texts = unit(clip_model.text_projection(texts).double())
+        size = pictures["generated"][0].size
+        apart = lambda a, b: float(distance(ALEX, weights, fitted(a, size), fitted(b, size)))
+        pairs = {(i, j): apart(pictures["generated"][i], pictures["generated"][j])
+                 for i, j in itertools.combinations(range(5), 2) if prompts[i] == prompts[j]}
+        real = list(itertools.combinations(range(3), 2))
+        real_pairs = {(i, j): apart(pictures["real"][i], pictures["real"][j]) for i, j in real}
+    cosines = lambda of: [np.mean([float(a @ b) for b in of["real"]]) for a in of["generated"]]
+    rows = {"clip_i": cosines(clips), "dino": cosines(dinos),
+            "clip_t": [float(image @ text) for image, text in zip(clips["generated"], texts)]}
+    expected = {
+        "scores": {name: of_mean(values) for name, values in rows.items()} | {"lpips": of_pairs(pairs)},
+        "real": {"clip_i": of_pairs({(i, j): float(clips["real"][i] @ clips["real"][j]) for i, j in real}),
+                 "dino": of_pairs({(i, j): float(dinos["real"][i] @ dinos["real"][j]) for i, j in real}),
+                 "lpips": of_pairs(real_pairs)},
+        "pictures": [{name: values[at] for name, values in rows.items()} | {"prompt": prompts[at]} for at in range(5)],
+        "input_ids": ids,
+    }
+    (folder / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
+
+
 def main():
     root = pathlib.Path(sys.argv[1])
     torch.manual_seed(0)
     print("torch", torch.__version__, "transformers", transformers.__version__)
     clip(root)
+    tokenizer(root / "clip")
     dino(root)
     lpips(root, "lpips_alex", ALEX, (40, 47), 3300)
     lpips(root, "lpips_vgg", VGG, (20, 18), 3400)
+    subject(root)
 
 
 main()
