@@ -35,7 +35,7 @@ enum Command {
     Devices(commands::devices::Args),
     /// Complete prompts: one on the terminal, or a JSONL file of them
     Generate(Box<commands::generate::Args>),
-    /// Measure how much a model solves: GSM8K, MATH, perplexity; grade completions made elsewhere
+    /// Measure how much a model solves (GSM8K, MATH, perplexity), grade completions made elsewhere, compare pictures with photographs or control maps
     Eval(Box<commands::eval::Args>),
     /// Serve a model and adapters over HTTP, with the API of OpenAI: chat, completions, streaming
     Serve(Box<commands::serve::Args>),

@@ -99,6 +99,108 @@ pub enum EvalError {
         /// What is missing or in the way.
         reason: String,
     },
+    /// A subject with pictures of one kind alone.
+    #[error("there is no folder `{name}` in `{}`: each subject needs generated and real pictures", path.display())]
+    NoCounterpart {
+        /// The subject.
+        name: String,
+        /// Where its folder should be.
+        path: PathBuf,
+    },
+    /// A folder of pictures of which none counts.
+    #[error("no picture in `{}` can be scored{counts}", path.display())]
+    NothingToScore {
+        /// The folder.
+        path: PathBuf,
+        /// What was left out.
+        counts: String,
+    },
+    /// A line of a list of prompts.
+    #[error("line {line} of `{}`: {reason}; a line is like {{\"file_name\": \"1.png\", \"text\": \"a dog\"}}", path.display())]
+    BadPrompts {
+        /// The list.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Results that are there already.
+    #[error("`{}` is there already; choose another `--output`, or add `--overwrite`", path.display())]
+    OutputTaken {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Embeddings that are no numbers.
+    #[error("{model} gives values that are not finite; try `--dtype f32`")]
+    NotFinite {
+        /// The model.
+        model: String,
+    },
+    /// Pictures that LPIPS cannot look at.
+    #[error(
+        "LPIPS cannot look at {width} × {height} pixels; choose a larger square by `--lpips-size`"
+    )]
+    TooSmall {
+        /// Columns.
+        width: usize,
+        /// Rows.
+        height: usize,
+    },
+    /// A picture without its map.
+    #[error("no map for `{}` in `{}`: expected an image of the same name, whatever its extension", picture.display(), path.display())]
+    NoMap {
+        /// The picture.
+        picture: PathBuf,
+        /// The folder of maps.
+        path: PathBuf,
+    },
+    /// Two maps for one picture.
+    #[error("`{}` and `{}` are maps of one name; remove one", first.display(), second.display())]
+    SameName {
+        /// One.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
+    /// A map of another size than its picture.
+    #[error(
+        "`{}` has {} × {} pixels and `{}` {} × {}; add `--resize` to bring maps to the size of what they are compared with",
+        map.display(), size.0, size.1, picture.display(), expected.0, expected.1
+    )]
+    SizesDiffer {
+        /// The map.
+        map: PathBuf,
+        /// Its width and height.
+        size: (usize, usize),
+        /// What it is compared with.
+        picture: PathBuf,
+        /// Its width and height.
+        expected: (usize, usize),
+    },
+    /// Label maps with other labels than classes.
+    #[error("`{}` against `{}`: {reason}; see `--classes` and `--ignore`", picture.display(), truth.display())]
+    BadLabels {
+        /// The predicted map.
+        picture: PathBuf,
+        /// The true one.
+        truth: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A directory that holds another model than the option is for.
+    #[error("cannot use `{}` for --{option}: {source}", path.display())]
+    Judge {
+        /// The directory.
+        path: PathBuf,
+        /// The option.
+        option: &'static str,
+        /// What is wrong with it.
+        source: Box<temper_models::ModelError>,
+    },
+    /// A model of pictures failed.
+    #[error(transparent)]
+    Model(#[from] temper_models::ModelError),
     /// The report could not be rendered.
     #[error("cannot render the report")]
     Report(#[from] minijinja::Error),

@@ -16,6 +16,7 @@ mod directory;
 mod error;
 mod merge;
 mod perplexity;
+pub mod pictures;
 mod prompts;
 mod report;
 mod solve;

@@ -1,4 +1,7 @@
-//! `temper eval`: how much a model solves.
+//! `temper eval`: how much a model solves, and how well pictures show what they should.
+
+mod options;
+mod pictures;
 
 use std::fs::File;
 use std::io::BufReader;
@@ -12,6 +15,9 @@ use temper_datasets::problems::Task;
 use temper_datasets::{Dataset, Tokenizer};
 
 use super::output::print;
+use options::Given;
+use pictures::{Common, ControlArgs, PictureArgs, SubjectArgs};
+
 use crate::Failure;
 use crate::data_source::{dataset_config, one_file};
 use crate::device::OpenDevice;
@@ -72,6 +78,10 @@ enum TaskName {
     Math,
     /// The loss on a file
     Perplexity,
+    /// Pictures of a subject against photographs of it: CLIP-I, DINO, CLIP-T, diversity by LPIPS
+    Subject,
+    /// Pictures against the control maps that they should follow: L1, overlap and F1 of edges; mIoU, mAcc and aAcc of label maps
+    Control,
 }
 
 impl TaskName {
@@ -81,13 +91,27 @@ impl TaskName {
             Self::Gsm8k => Some(Task::Gsm8k),
             Self::Gsm8kBackward => Some(Task::Gsm8kBackward),
             Self::Math => Some(Task::Math),
-            Self::Perplexity => None,
+            Self::Perplexity | Self::Subject | Self::Control => None,
+        }
+    }
+
+    /// As on the command line.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Gsm8k => "gsm8k",
+            Self::Gsm8kBackward => "gsm8k-backward",
+            Self::Math => "math",
+            Self::Perplexity => PERPLEXITY,
+            Self::Subject => "subject",
+            Self::Control => "control",
         }
     }
 }
 
 #[derive(Debug, clap::Args)]
 struct Evaluate {
+    #[command(flatten)]
+    given: Given,
     /// What is measured
     #[arg(long, value_enum, required = true)]
     task: Option<TaskName>,
@@ -95,16 +119,17 @@ struct Evaluate {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "adapter", "data", "output"])]
     completions: Option<PathBuf>,
     /// Model directory, or `org/name[@revision]` on the hub
-    #[arg(long, value_name = "DIR", required_unless_present = "completions")]
+    #[arg(long, value_name = "DIR")]
     model: Option<String>,
     /// Adapter directory (PEFT layout)
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
     /// File of the problems, or of the rows of a perplexity; or one file of a hub data set
-    #[arg(long, value_name = "FILE", required_unless_present = "completions")]
+    #[arg(long, value_name = "FILE")]
     data: Option<String>,
-    /// Directory for configuration, traces, summary and report; the same command goes on where it was stopped
-    #[arg(long, value_name = "DIR", required_unless_present = "completions")]
+    /// Directory for configuration, traces, summary and report; the same command goes on where it was stopped. Of pictures: for
+    /// `pictures.jsonl` and `summary.json`, if they are wanted
+    #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
     /// Device: auto, cpu, cuda[:N], metal, vulkan, wgpu
     #[arg(long, default_value = "auto")]
@@ -125,6 +150,12 @@ struct Evaluate {
     asking: Asking,
     #[command(flatten)]
     rows: Rows,
+    #[command(flatten)]
+    pictures: PictureArgs,
+    #[command(flatten)]
+    subject: SubjectArgs,
+    #[command(flatten)]
+    control: ControlArgs,
 }
 
 /// How problems are asked and answered.
@@ -218,6 +249,12 @@ fn show(outcome: &Outcome, json: bool) -> Result<(), Failure> {
 impl Evaluate {
     fn run(&self) -> Result<(), Failure> {
         let task = self.task.ok_or_else(|| missing("task"))?;
+        self.given.check(task)?;
+        match task {
+            TaskName::Subject => return self.subject.run(&self.pictures, &self.common()),
+            TaskName::Control => return self.control.run(&self.pictures, &self.common()),
+            _ => {}
+        }
         if let Some(file) = &self.completions {
             let task = task.task().ok_or_else(|| {
                 Failure::usage("--completions are graded, and `perplexity` grades nothing")
@@ -236,6 +273,15 @@ impl Evaluate {
             None => self.perplexity(&options, output)?,
         };
         show(&outcome, self.json)
+    }
+
+    fn common(&self) -> Common<'_> {
+        Common {
+            output: self.output.as_deref(),
+            json: self.json,
+            device: &self.device,
+            dtype: self.dtype,
+        }
     }
 
     fn grade(&self, task: Task, file: &Path) -> Result<(), Failure> {
