@@ -131,7 +131,7 @@ def temper_round(arguments, workload):
                "--input", arguments.work / f"{workload}.jsonl", "--output", out,
                "--max-new-tokens", longest, "--batch-size", BATCH]
     peak = bench_peft.run(command, arguments.cores, log)
-    seconds = float(re.search(r"in ([0-9.]+) s", log.read_text()).group(1))
+    seconds = float(re.search(r"read in ([0-9.]+) s:", log.read_text()).group(1))
     return {"ids": [json.loads(line)["ids"] for line in out.read_text().splitlines()], "seconds": seconds, "peak": peak}
 
 

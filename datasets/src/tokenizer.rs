@@ -104,8 +104,9 @@ impl Tokenizer {
 
     /// Whether this only stands in for a tokenizer, see [`of_ids`](Self::of_ids).
     pub fn is_without_text(&self) -> bool {
-        // A tokenizer with an empty vocabulary is never loaded.
-        self.plain.get_vocab_size(true) == 0
+        // A tokenizer with an empty vocabulary is never loaded. Counting the whole vocabulary would copy it, and this is asked
+        // for every token.
+        self.plain.get_vocab_size(false) == 0 && self.plain.get_added_vocabulary().is_empty()
     }
 
     fn assemble(
