@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Temper against PyTorch + PEFT on one NVIDIA card, same shapes, same run: tokens/s, MFU, peak memory.
+# Temper against PyTorch + PEFT on one NVIDIA card, same shapes, same run: tokens/s, images/s, MFU, peak memory.
 #
 #   cargo build --release --features cuda
-#   scripts/bench_gpu.sh                       # LLaMA-2-7B, OFT b=32 and LoRA r=16, T = 512 and 2048, bf16
-#   LENGTHS=512 METHODS=oft scripts/bench_gpu.sh
+#   scripts/bench_gpu.sh                       # LLaMA-2-7B, OFT b=32 and LoRA r=16, T = 512 and 2048, bf16; then SD 1.5
+#   LENGTHS=512 METHODS=oft IMAGES= scripts/bench_gpu.sh     # IMAGES: batch sizes of SD 1.5, none to leave it out
 #
 # Needs
 #   - an NVIDIA card of compute capability 8.0 or newer with 40 GB (24 GB: BATCH_TOKENS=2048) and its driver;
 #   - NVRTC and the CUDA headers, 12.8 or newer, where CUDA_PATH (or /usr/local/cuda) points;
-#   - python3 with venv. PYTHON=... takes an interpreter that has torch (with CUDA), transformers and peft; without it
+#   - python3 with venv. PYTHON=... takes an interpreter that has torch (with CUDA), transformers, diffusers and peft; without it
 #     a virtual environment with pinned versions is made under target/ (several GB);
 #   - no other program on the card. No weights are downloaded: both sides draw them at random.
 #
@@ -33,8 +33,9 @@ STEPS=${STEPS:-16}
 SKIP=${SKIP:-6}
 ROUNDS=${ROUNDS:-2}
 WORK=${WORK:-target/bench-gpu}
+IMAGES=${IMAGES-1 4 16}
 RESULTS=${RESULTS:-scripts/bench/results}
-PINS=(torch==2.15.0 transformers==5.23.0 peft==0.21.2 'numpy<3')
+PINS=(torch==2.15.0 transformers==5.23.0 diffusers==0.42.1 peft==0.21.2 'numpy<3')
 
 fail() { echo "bench_gpu: $*" >&2; exit 1; }
 command -v nvidia-smi >/dev/null || fail "nvidia-smi is missing: this needs an NVIDIA card and its driver"
@@ -43,7 +44,7 @@ mkdir -p "$WORK" "$RESULTS"
 
 if [ -z "${PYTHON:-}" ]; then
     PYTHON=target/bench-venv/bin/python
-    if ! "$PYTHON" -c 'import torch, transformers, peft' 2>/dev/null; then
+    if ! "$PYTHON" -c 'import torch, transformers, diffusers, peft' 2>/dev/null; then
         python3 -m venv target/bench-venv
         "$PYTHON" -m pip install --quiet "${PINS[@]}"
     fi
@@ -137,3 +138,8 @@ for round in $(seq "$ROUNDS"); do
 done
 CUDA_VISIBLE_DEVICES="$CARD" "$PYTHON" scripts/bench_gpu_peer.py report --work "$WORK" --methods $METHODS \
     --lengths $LENGTHS --rounds "$ROUNDS" --skip "$SKIP" --batch-tokens "$BATCH_TOKENS" --results "$RESULTS"
+if [ -n "$IMAGES" ]; then
+    # bench_images.py says what is measured. The script chooses the card itself, so it is not hidden from it here.
+    "$PYTHON" scripts/bench_images.py --device "cuda:$CARD" --temper "$TEMPER" --python "$PYTHON" --batch $IMAGES \
+        --methods $METHODS --rounds "$ROUNDS" --work "$WORK/images" --results "$RESULTS"
+fi
