@@ -1,7 +1,8 @@
 //! Checks of what goes wrong in silence, on the user's own machine and device.
 //!
-//! Every check is a number and a tolerance. They run on a toy LLaMA with random weights, in seconds.
+//! Every check is a number and a tolerance. They run on a toy LLaMA and a toy UNet with random weights, in seconds.
 
+mod images;
 mod invariants;
 mod parity;
 mod pipeline;
@@ -40,7 +41,7 @@ impl Check {
 pub type Report<'a> = &'a mut dyn FnMut(Check);
 
 /// Groups of checks, by the name that `--only` takes.
-pub const GROUPS: [&str; 9] = [
+pub const GROUPS: [&str; 10] = [
     "gradients",
     "accumulation",
     "checkpointing",
@@ -50,6 +51,7 @@ pub const GROUPS: [&str; 9] = [
     "mask",
     "resume",
     "parity",
+    "images",
 ];
 
 /// Runs the checks of these groups on `device`, or all when `only` is empty.
@@ -76,6 +78,7 @@ fn run_group(group: &str, open: &OpenDevice, report: Report<'_>) -> Result<(), F
         "audit" => invariants::audit(device, report),
         "mask" => pipeline::mask_and_eos(report),
         "resume" => pipeline::resume(device, open.backend == Backend::Cpu, report),
+        "images" => images::parity(open, report),
         _ => {
             parity::operations(open, report);
             parity::training_step(open, report)

@@ -15,17 +15,17 @@ const ROWS: usize = 12;
 const WIDTH: usize = 32;
 
 /// An operation: values and, one after another, the gradients of its inputs, for a device and a precision.
-type Operation = (&'static str, fn(&Place) -> Vec<f32>);
+pub(super) type Operation = (&'static str, fn(&Place) -> Vec<f32>);
 
 /// Where and in what an operation is computed.
-struct Place {
-    device: Device,
-    dtype: FloatDType,
+pub(super) struct Place {
+    pub(super) device: Device,
+    pub(super) dtype: FloatDType,
 }
 
 impl Place {
     /// A leaf of the graph with fixed random values, `[rows, cols]`.
-    fn leaf(&self, purpose: &str, rows: usize, cols: usize) -> Tensor<2> {
+    pub(super) fn leaf(&self, purpose: &str, rows: usize, cols: usize) -> Tensor<2> {
         let plain = noise(purpose, rows * cols, 1.0, &self.device)
             .reshape([rows, cols])
             .cast(self.dtype);
@@ -34,7 +34,11 @@ impl Place {
 }
 
 /// `Σ y · c` with fixed c, differentiated: values of y, then the gradient of each input, in f32.
-fn forward_and_backward(place: &Place, y: Tensor<2>, inputs: &[&Tensor<2>]) -> Vec<f32> {
+pub(super) fn forward_and_backward(
+    place: &Place,
+    y: Tensor<2>,
+    inputs: &[&Tensor<2>],
+) -> Vec<f32> {
     let [rows, cols] = y.dims();
     let weights = noise("upstream", rows * cols, 1.0, &place.device)
         .reshape([rows, cols])
@@ -177,7 +181,7 @@ const OPERATIONS: [Operation; 10] = [
 ];
 
 /// Errors relative to the largest value of the result. Half precision carries 8 or 11 bits.
-fn tolerance(dtype: FloatDType, f32_tolerance: f64) -> f64 {
+pub(super) fn tolerance(dtype: FloatDType, f32_tolerance: f64) -> f64 {
     match DType::from(dtype) {
         DType::BF16 => 4e-2,
         DType::F16 => 6e-3,
@@ -186,6 +190,11 @@ fn tolerance(dtype: FloatDType, f32_tolerance: f64) -> f64 {
 }
 
 pub(super) fn operations(device: &OpenDevice, report: Report<'_>) {
+    compare(device, &OPERATIONS, report);
+}
+
+/// Each operation on the device, in every precision, against the host in f32.
+pub(super) fn compare(device: &OpenDevice, operations: &[Operation], report: Report<'_>) {
     let host = Place {
         device: Device::flex(),
         dtype: FloatDType::F32,
@@ -195,7 +204,7 @@ pub(super) fn operations(device: &OpenDevice, report: Report<'_>) {
             device: device.device.clone(),
             dtype,
         };
-        for (name, operation) in OPERATIONS {
+        for (name, operation) in operations {
             let (found, expected) = (operation(&place), operation(&host));
             report(Check {
                 name: format!(
@@ -211,7 +220,7 @@ pub(super) fn operations(device: &OpenDevice, report: Report<'_>) {
 }
 
 /// f32 on the host is the reference itself: only what differs from it is compared.
-fn precisions(device: &OpenDevice) -> Vec<FloatDType> {
+pub(super) fn precisions(device: &OpenDevice) -> Vec<FloatDType> {
     let host = device.backend == Backend::Cpu;
     device
         .precisions()
