@@ -157,7 +157,9 @@ pub(super) fn recomputation(device: &Device, report: Report<'_>) -> Result<(), F
             report,
             format!("gradient checkpointing, {}", method.name()),
             gradient_error(&segments, &whole),
-            1e-6,
+            // The recomputed forward pass runs outside the graph, where products sum in another order; how far that is felt
+            // depends on the vector unit.
+            1e-5,
         );
     }
     Ok(())
