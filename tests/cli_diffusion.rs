@@ -14,11 +14,17 @@ mod forward;
 #[path = "cli_diffusion/inspect.rs"]
 mod inspect;
 #[cfg(test)]
+#[path = "../models/tests/single_file/names.rs"]
+mod names;
+#[cfg(test)]
 #[path = "cli_diffusion/pipelines.rs"]
 mod pipelines;
 #[cfg(test)]
 #[path = "cli_diffusion/sample.rs"]
 mod sample;
+#[cfg(test)]
+#[path = "cli_diffusion/single_file.rs"]
+mod single_file;
 #[cfg(test)]
 #[path = "cli_models/support.rs"]
 #[allow(dead_code, reason = "shared with the tests of language models")]

@@ -164,6 +164,57 @@ fn text_encoders_give_the_states_and_the_pooled_text_of_transformers() {
 }
 
 #[test]
+fn image_encoders_give_the_states_and_embeddings_of_transformers() {
+    let case = path("tests/golden/vision/clip");
+    let (files, io) = (Files::new(), open(&case));
+    let pixels = |name: &str| write(&files.input, &[("pixel_values", io.read(name).unwrap())]);
+    pixels("pixel_values");
+    let ours = files.forward(&case, &[]);
+    for (name, expected) in [
+        ("last_hidden_state", "image_state"),
+        ("pooler_output", "image_pooled"),
+        ("image_embeds", "image_embeds"),
+    ] {
+        check(name, (&ours, name), (&io, expected), (1e-4, 1e-5));
+    }
+    assert_eq!(ours.len(), 3, "every output and no other");
+    // The same directory holds the text side; the input says which is meant.
+    let ids = io.read("input_ids").unwrap();
+    write(&files.input, &[("input_ids", ids)]);
+    let ours = files.forward(&case, &[]);
+    check(
+        "text",
+        (&ours, "text_embeds"),
+        (&io, "text_embeds"),
+        (1e-4, 1e-5),
+    );
+}
+
+#[test]
+fn vision_transformers_give_the_states_of_transformers_at_any_size() {
+    let case = path("tests/golden/vision/dino");
+    let (files, io) = (Files::new(), open(&case));
+    for [pixels, state] in [
+        ["pixel_values", "last_hidden_state"],
+        ["other_pixel_values", "other_last_hidden_state"],
+    ] {
+        write(&files.input, &[("pixel_values", io.read(pixels).unwrap())]);
+        let ours = files.forward(&case, &[]);
+        check(
+            state,
+            (&ours, "last_hidden_state"),
+            (&io, state),
+            (1e-4, 1e-4),
+        );
+        assert_eq!(ours.len(), 1);
+    }
+    let odd = HostTensor::from_f32(Dtype::F32, vec![1, 3, 4, 20], &[0.5; 240]).unwrap();
+    write(&files.input, &[("pixel_values", odd)]);
+    let message = fail(1, &files.args(&case, &[]));
+    assert!(message.contains("[3, 4, 20]"), "{message}");
+}
+
+#[test]
 #[expect(clippy::too_many_lines, reason = "one row a refusal")]
 fn wrong_inputs_of_diffusion_networks_are_named() {
     let (files, case) = (Files::new(), golden("unet_sd15"));

@@ -166,7 +166,7 @@ fn sdxl_with_two_encoders_sizes_and_half_precision_files_draws_what_diffusers_dr
     }
 }
 
-fn copy_all(from: &Path, to: &Path) {
+pub(super) fn copy_all(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

@@ -1,6 +1,6 @@
 //! A run that stopped and went on is the run that did not, to the bit.
 
-use super::support::{Bench, ROOT, Run, tensors};
+use super::support::{Bench, ROOT, Run, assert_resumes};
 
 /// A small pipeline, a subject, and images of a class.
 fn recipe(bench: &Bench, name: &str, adapter: &str, more: &str) -> Run {
@@ -25,36 +25,15 @@ fn recipe(bench: &Bench, name: &str, adapter: &str, more: &str) -> Run {
 }
 
 /// Six steps at once, and three with three more after.
-fn assert_resumes(adapter: &str, more: &str, results: &[&str]) {
+fn assert_recipe_resumes(adapter: &str, more: &str, results: &[&str]) {
     let bench = Bench::new();
-    let whole = recipe(&bench, "whole", adapter, more);
-    whole.succeed(&["--quiet"]);
-    let parts = recipe(&bench, "parts", adapter, more).set("train.keep_last=9");
-    parts.succeed(&["--quiet"]);
-    // What a kill after the third step leaves.
-    std::fs::remove_dir_all(parts.dir.join("checkpoints/step-00000006")).unwrap();
-    for result in results {
-        std::fs::remove_dir_all(parts.dir.join(result)).unwrap();
-    }
-    std::fs::remove_file(parts.dir.join("summary.json")).unwrap();
-    parts.succeed(&["--quiet", "--resume"]);
-    assert_eq!(parts.summary()["resumed_from"], 3);
-    let bits = |run: &Run| -> Vec<(u64, u64)> {
-        let row = |m: &temper_engine::run::Metric| (m.step, m.loss.to_bits());
-        run.metrics().iter().map(row).collect()
-    };
-    assert_eq!(bits(&parts), bits(&whole));
-    for result in results {
-        assert!(
-            tensors(&parts.dir.join(result)) == tensors(&whole.dir.join(result)),
-            "`{result}` differs"
-        );
-    }
+    let run = |name: &str| recipe(&bench, name, adapter, more);
+    assert_resumes(&run("whole"), run("parts"), results, [3, 6]);
 }
 
 #[test]
 fn oft_with_the_text_encoder_and_running_means_resumes_to_the_bit() {
-    assert_resumes(
+    assert_recipe_resumes(
         "kind = \"oft\"\noft_block_size = 8\nuse_cayley_neumann = false",
         "[diffusion]\ntrain_text_encoder = true\nema_decay = 0.9\nsnr_gamma = 5.0\noffset_noise = 0.05\ninput_perturbation = 0.1\n",
         &["adapter", "adapter_text_encoder"],
@@ -63,7 +42,7 @@ fn oft_with_the_text_encoder_and_running_means_resumes_to_the_bit() {
 
 #[test]
 fn control_and_dropout_resume_to_the_bit() {
-    assert_resumes(
+    assert_recipe_resumes(
         "kind = \"lora\"\nr = 4\nlora_dropout = 0.2",
         "[diffusion]\ncontrol = \"canny\"\n",
         &["adapter", "control"],
@@ -72,7 +51,7 @@ fn control_and_dropout_resume_to_the_bit() {
 
 #[test]
 fn all_weights_with_running_means_resume_to_the_bit() {
-    assert_resumes(
+    assert_recipe_resumes(
         "kind = \"full\"",
         "[diffusion]\nema_decay = 0.99\n",
         &["model/unet"],

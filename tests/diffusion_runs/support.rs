@@ -137,3 +137,29 @@ impl Run {
         json(&self.dir.join("summary.json"))
     }
 }
+
+/// `whole` runs to its end at once; `parts`, the same recipe, as if it had been killed after step `killed` and begun again.
+pub(super) fn assert_resumes(whole: &Run, parts: Run, results: &[&str], [killed, last]: [u64; 2]) {
+    whole.succeed(&["--quiet"]);
+    let parts = parts.set("train.keep_last=9");
+    parts.succeed(&["--quiet"]);
+    // What a kill leaves.
+    std::fs::remove_dir_all(parts.dir.join(format!("checkpoints/step-{last:08}"))).unwrap();
+    for result in results {
+        std::fs::remove_dir_all(parts.dir.join(result)).unwrap();
+    }
+    std::fs::remove_file(parts.dir.join("summary.json")).unwrap();
+    parts.succeed(&["--quiet", "--resume"]);
+    assert_eq!(parts.summary()["resumed_from"], killed);
+    let bits = |run: &Run| -> Vec<(u64, u64)> {
+        let row = |m: &Metric| (m.step, m.loss.to_bits());
+        run.metrics().iter().map(row).collect()
+    };
+    assert_eq!(bits(&parts), bits(whole));
+    for result in results {
+        assert!(
+            tensors(&parts.dir.join(result)) == tensors(&whole.dir.join(result)),
+            "`{result}` differs"
+        );
+    }
+}

@@ -33,6 +33,22 @@ impl Default for Buckets {
 }
 
 impl Buckets {
+    /// Sides from half of `resolution` to twice as much: from 256 to 1024 at 512, from 512 to 2048 at 1024, the lists that Stable
+    /// Diffusion 1.x and SDXL are trained with.
+    ///
+    /// ```
+    /// let buckets = temper_datasets::images::Buckets::around(1024, 64);
+    /// assert!(buckets.sizes(1024)?.contains(&(1216, 832)));
+    /// # Ok::<(), temper_datasets::DataError>(())
+    /// ```
+    pub fn around(resolution: usize, step: usize) -> Self {
+        Self {
+            step,
+            min_side: resolution / 2,
+            max_side: resolution.saturating_mul(2),
+        }
+    }
+
     /// The sizes (width, height) for training at `resolution`, by width: for every width the largest height
     /// such that the area is at most `resolution²`, each also turned on its side, and the square. It is the
     /// list that kohya's trainer and SDXL use.
@@ -124,6 +140,18 @@ mod tests {
             (1024, 256),
         ];
         assert_eq!(Buckets::default().sizes(512).unwrap(), expected);
+    }
+
+    #[test]
+    fn sizes_grow_and_shrink_with_the_resolution() {
+        assert_eq!(Buckets::around(512, 64), Buckets::default());
+        let tiny = Buckets::around(32, 8).sizes(32).unwrap();
+        let expected = [(16, 64), (24, 40), (32, 32), (40, 24), (64, 16)];
+        assert!(expected.iter().all(|size| tiny.contains(size)), "{tiny:?}");
+        let large = Buckets::around(1024, 64).sizes(1024).unwrap();
+        // A photograph of 3 : 2 keeps about the area of the square.
+        let (width, height) = nearest_bucket(&large, 3000, 2000).unwrap();
+        assert_eq!((width, height), (1216, 832));
     }
 
     #[test]

@@ -74,6 +74,38 @@ impl Pipeline {
     }
 }
 
+/// The U-Net of a checkpoint in one file, alone.
+///
+/// # Errors
+/// What is wrong with the file.
+pub(crate) fn unet_of_file(
+    file: &Path,
+    compute: FloatDType,
+    device: &OpenDevice,
+) -> Result<Unet, DiffusionError> {
+    let checkpoint = Checkpoint::open(file).map_err(ModelError::from)?;
+    let part = split(&checkpoint)?.unet;
+    let of = DiffusionError::of;
+    let config = UnetConfig::from_json(&part.config).map_err(of("unet"))?;
+    Unet::from_checkpoint(config, &part.weights, compute, &device.device).map_err(of("unet"))
+}
+
+/// What the U-Net of a checkpoint in one file looks like, and how many parameters stand around it.
+///
+/// # Errors
+/// As [`unet_of_file`].
+pub(crate) fn sizes_of_file(file: &Path) -> Result<(UnetConfig, usize), DiffusionError> {
+    let parts = split(&Checkpoint::open(file).map_err(ModelError::from)?)?;
+    let mut around = 0;
+    if let Some(vae) = &parts.vae {
+        around += VaeConfig::from_json(&vae.config)?.parameter_count();
+    }
+    for text in &parts.text_encoders {
+        around += ClipTextConfig::from_json(&text.config)?.parameter_count();
+    }
+    Ok((UnetConfig::from_json(&parts.unet.config)?, around))
+}
+
 /// The sampler that the published pipeline of the family has.
 fn scheduler(family: Family) -> Result<SchedulerConfig, ModelError> {
     if family == Family::Sd2 {

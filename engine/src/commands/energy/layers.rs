@@ -9,11 +9,12 @@ use temper_adapters::peft::AdapterConfig;
 use temper_adapters::weights::{Checkpoint, WeightsError};
 use temper_adapters::{Adaptable, RandomSource, attach, attach_trained};
 use temper_datasets::random::rng;
+use temper_models::single_file::is_single_file;
 use temper_models::{Llama, Unet};
 
 use crate::Failure;
 use crate::device::{self, OpenDevice};
-use crate::diffusion::{Component, ModelIndex, read_part};
+use crate::diffusion::{Component, ModelIndex, read_part, unet_of_file};
 use crate::hub;
 use crate::loading::read_adapter;
 use crate::run::verify;
@@ -73,6 +74,10 @@ enum Network {
 
 impl Network {
     fn load(directory: &Path, device: &OpenDevice) -> Result<Self, Failure> {
+        if directory.is_file() {
+            let unet = unet_of_file(directory, FloatDType::F32, device)?;
+            return Ok(Self::Unet(Box::new(unet)));
+        }
         let text = std::fs::read_to_string(directory.join("config.json")).unwrap_or_default();
         let config: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
         let (compute, device) = (FloatDType::F32, &device.device);
@@ -140,7 +145,7 @@ impl Base {
     pub(super) fn with_adapter(&self, path: &Path) -> Result<Energies, Failure> {
         let full = [path.to_owned(), path.join("unet")]
             .into_iter()
-            .find(|directory| directory.join("config.json").is_file());
+            .find(|place| place.join("config.json").is_file() || is_whole_model(place));
         if let Some(directory) = full {
             return Ok(Network::load(&directory, &self.device)?.energies(|_| true));
         }
@@ -179,6 +184,11 @@ impl Base {
         steps.sort_by_key(|(step, _)| *step);
         Ok(steps)
     }
+}
+
+/// Whether this is a checkpoint in one file, and not an adapter.
+fn is_whole_model(path: &Path) -> bool {
+    path.is_file() && Checkpoint::open(path).is_ok_and(|file| is_single_file(&file))
 }
 
 fn no_random() -> RandomSource {

@@ -20,7 +20,7 @@ use layers::Base;
 /// Arguments of `temper energy`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Base model: a UNet or language model directory, or a pipeline, of which the UNet is measured
+    /// Base model: a UNet or language model directory, or a pipeline (also in one file), of which the UNet is measured
     #[arg(long, value_name = "DIR")]
     model: String,
     /// Adapter, or a model trained in full from the base; may be repeated

@@ -13,6 +13,7 @@ use super::prior;
 use super::session::total_steps;
 use crate::Failure;
 use crate::device::{self, Backend};
+use crate::diffusion::sizes_of_file;
 use crate::recipe::{AdapterKind, Compute, DiffusionRecipe, ImagesKind, Init, Method, Trained};
 use crate::run::available_bytes;
 use crate::train::{
@@ -133,17 +134,24 @@ impl Sizes {
             ),
             (None, Init::Pretrained) => {
                 let folder = part(recipe, "unet")?;
+                if folder.is_file() {
+                    return Ok(Self::of_unet(recipe, sizes_of_file(&folder)?));
+                }
                 let around = around(recipe, folder.parent())?;
                 (UnetConfig::load(&folder)?, around)
             }
         };
+        Ok(Self::of_unet(recipe, (unet, around)))
+    }
+
+    fn of_unet(recipe: &DiffusionRecipe, (unet, around): (UnetConfig, usize)) -> Self {
         let side = recipe.images.resolution / 8;
-        Ok(Self {
+        Self {
             trained: unet.parameter_count(),
             around,
             modules: unet.modules(),
             activations: activations(&unet, side * side),
-        })
+        }
     }
 
     fn of_vae(recipe: &DiffusionRecipe) -> Result<Self, Failure> {

@@ -3,16 +3,20 @@
 //! Tensors of the file: `latents` and `noise` `[S, B, C, h, w]`, `timesteps` `[S, B]`, and the text as `encoder_hidden_states` (or
 //! `text_emb`) `[B, T, D]`, the same for all steps, or `[S, B, T, D]`. Step i reads row i mod S. With `images.prior_loss_weight`
 //! above 0 the second half of the rows is the class.
+//!
+//! Held out, where there are any: `validation_latents` `[V, C, h, w]` and their texts `validation_encoder_hidden_states`
+//! `[V, T, D]`. Timesteps and noise of the validation are those of `[validation]`, as for photographs.
 
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use temper_adapters::weights::{Checkpoint, Dtype};
 
-use super::batch::{Batch, Texts};
+use super::batch::{Batch, Texts, normal};
 use super::cache::key;
 use crate::Failure;
 use crate::diffusion::Conditioning;
+use crate::recipe::Validation;
 
 /// The content of such a file.
 #[derive(Debug)]
@@ -22,6 +26,7 @@ pub(super) struct LatentFile {
     timesteps: Vec<Vec<usize>>,
     text: Block,
     class_rows: usize,
+    held_out: Option<[Block; 2]>,
     fingerprint: String,
 }
 
@@ -76,6 +81,9 @@ impl Block {
     }
 }
 
+/// Latents and texts that are not trained on.
+const HELD_OUT: [&str; 2] = ["validation_latents", "validation_encoder_hidden_states"];
+
 const LAYOUT: &str = "`latents` and `noise` are [steps, rows, channels, height, width], `timesteps` [steps, rows], \
     `encoder_hidden_states` [rows, tokens, width] or [steps, rows, tokens, width]";
 
@@ -121,7 +129,15 @@ impl LatentFile {
             return Err(Failure::usage(message)
                 .with_hint("write `prior_loss_weight = 0` in `[images]` when there is no class"));
         }
+        let held_out = match checkpoint.info(HELD_OUT[0]) {
+            Some(_) => Some([read(HELD_OUT[0], &[4])?, read(HELD_OUT[1], &[3])?]),
+            None => None,
+        };
+        if let Some([held, texts]) = &held_out {
+            check_held_out(file, [held, texts], [&latents, &text])?;
+        }
         Ok(Self {
+            held_out,
             class_rows: if with_class { rows / 2 } else { 0 },
             fingerprint: key(&[&std::fs::read(file)?]),
             latents,
@@ -149,6 +165,49 @@ impl LatentFile {
         )
     }
 
+    /// The held-out images at the timesteps of `validation`, a batch each; none where the file has none. Noise as for
+    /// photographs: number i at (seed, "validation", i).
+    pub(super) fn validation(&self, validation: &Validation, on: &Device) -> Vec<Batch> {
+        let Some([held, texts]) = &self.held_out else {
+            return Vec::new();
+        };
+        let count = validation.timesteps.len();
+        let shape = [held.shape[1], held.shape[2], held.shape[3]];
+        let batch = |number: usize| {
+            let latents: Tensor<3> = held.step(number as u64, on);
+            let hidden: Tensor<2> = texts.step(number as u64, on);
+            Batch {
+                latents: latents.unsqueeze::<4>().repeat_dim(0, count),
+                noise: normal(
+                    validation.seed,
+                    "validation",
+                    number as u64,
+                    count,
+                    shape,
+                    on,
+                ),
+                input_noise: None,
+                timesteps: validation.timesteps.clone(),
+                is_class: vec![false; count],
+                text: Texts::Encoded(Conditioning {
+                    hidden: hidden.unsqueeze::<3>().repeat_dim(0, count),
+                    pooled: None,
+                }),
+                time_ids: None,
+                masks: None,
+                hints: None,
+            }
+        };
+        (0..held.shape[0].min(validation.images))
+            .map(batch)
+            .collect()
+    }
+
+    /// Whether there is something to validate on.
+    pub(super) fn holds_out(&self) -> bool {
+        self.held_out.is_some()
+    }
+
     /// A name for the content.
     pub(super) fn fingerprint(&self) -> &str {
         &self.fingerprint
@@ -173,6 +232,34 @@ impl LatentFile {
             hints: None,
         }
     }
+}
+
+/// Held-out images must be what the model takes: a text for each, channels and widths of the others.
+fn check_held_out(
+    file: &Path,
+    [held, texts]: [&Block; 2],
+    [latents, text]: [&Block; 2],
+) -> Result<(), Failure> {
+    let width = |block: &Block| block.shape[block.shape.len() - 1];
+    let fits = held.shape[0] == texts.shape[0]
+        && held.shape[1] == latents.shape[2]
+        && width(texts) == width(text);
+    if fits {
+        return Ok(());
+    }
+    let message = format!(
+        "`{}` of `{}` has shape {:?} and `{}` {:?}: they need a text for each image, and channels and width of the others, {} and {}",
+        HELD_OUT[0],
+        file.display(),
+        held.shape,
+        HELD_OUT[1],
+        texts.shape,
+        latents.shape[2],
+        width(text)
+    );
+    Err(Failure::run(message).with_hint(
+        "`validation_latents` is [images, channels, height, width], `validation_encoder_hidden_states` [images, tokens, width]",
+    ))
 }
 
 fn timesteps(file: &Path, checkpoint: &Checkpoint) -> Result<Vec<Vec<usize>>, Failure> {

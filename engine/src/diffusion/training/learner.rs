@@ -21,7 +21,7 @@ pub(super) enum Source {
     /// Photographs, encoded here.
     Photos(Box<Photos>),
     /// Latents, noise and texts of a file.
-    Latents(LatentFile),
+    Latents(Box<LatentFile>),
 }
 
 /// A U-Net with its images.

@@ -14,7 +14,7 @@ use temper_models::{
 
 use super::networks::{Networks, Stage};
 use crate::device::{self, OpenDevice};
-use crate::diffusion::{ModelIndex, Pipeline};
+use crate::diffusion::{ModelIndex, Pipeline, unet_of_file};
 use crate::loading::dtype_of;
 use crate::recipe::{
     AdapterKind, DiffusionRecipe, EpsScaling, ImagesKind, Init, Method, OneOrMany, PredictionType,
@@ -263,11 +263,18 @@ fn unet(
             &device.device,
             &random_source(recipe.seed, ""),
         ),
-        Init::Pretrained => Unet::load(&part(recipe, "unet")?, compute, &device.device)?,
+        Init::Pretrained => {
+            let place = part(recipe, "unet")?;
+            if place.is_file() {
+                unet_of_file(&place, compute, device)?
+            } else {
+                Unet::load(&place, compute, &device.device)?
+            }
+        }
     })
 }
 
-/// A folder of `model.path`, or `model.path` itself when it is the folder of one network.
+/// A folder of `model.path`, or `model.path` itself when it is the folder of one network or a whole model in one file.
 pub(super) fn part(recipe: &DiffusionRecipe, name: &str) -> Result<PathBuf, Failure> {
     let path = hub::resolve_model(recipe.model.path.as_deref().unwrap_or_default())?;
     let folder = path.join(name);
@@ -313,11 +320,23 @@ fn change(scheduler: &mut SchedulerConfig, recipe: &DiffusionRecipe) -> Result<(
             PredictionType::Sample => Prediction::Sample,
         };
     }
-    if recipe.diffusion.zero_terminal_snr {
-        if scheduler.prediction_type == Prediction::Epsilon {
-            return Err(Failure::usage("`diffusion.zero_terminal_snr` cannot be learned by a model that predicts the noise")
-                .with_hint("write `prediction_type = \"v_prediction\"` in `[diffusion]`, and train all weights"));
-        }
+    let asked = recipe.diffusion.zero_terminal_snr;
+    if (asked || scheduler.rescale_betas_zero_snr)
+        && scheduler.prediction_type == Prediction::Epsilon
+    {
+        let key = if asked {
+            "`diffusion.zero_terminal_snr`"
+        } else {
+            "`rescale_betas_zero_snr` of `scheduler_config.json`"
+        };
+        let message = format!(
+            "{key} cannot be learned by a model that predicts the noise: without a signal the noise is the input"
+        );
+        return Err(Failure::usage(message).with_hint(
+            "write `prediction_type = \"v_prediction\"` in `[diffusion]`, and train all weights",
+        ));
+    }
+    if asked {
         scheduler.rescale_betas_zero_snr = true;
         scheduler.timestep_spacing = temper_models::Spacing::Trailing;
     }

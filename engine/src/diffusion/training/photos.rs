@@ -78,6 +78,7 @@ fn hints(recipe: &DiffusionRecipe) -> Hints {
             low: diffusion.canny_low,
             high: diffusion.canny_high,
         },
+        Some(Control::Metadata) => Hints::Metadata,
         None => Hints::None,
     }
 }
@@ -102,10 +103,9 @@ pub(super) fn loader_config(recipe: &DiffusionRecipe, latent_scale: usize) -> Im
         seed: recipe.seed,
         batch_size: recipe.train.batch_size,
         resolution: images.resolution,
-        buckets: images.buckets.then(|| Buckets {
-            step: images.bucket_step,
-            ..Buckets::default()
-        }),
+        buckets: images
+            .buckets
+            .then(|| Buckets::around(images.resolution, images.bucket_step)),
         crop: match images.crop {
             recipe::Crop::Center => Crop::Center,
             recipe::Crop::Random => Crop::Random,

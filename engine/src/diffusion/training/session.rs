@@ -108,12 +108,17 @@ impl DiffusionSession {
             recompute: recipe.train.gradient_checkpointing,
         };
         let train = &recipe.train;
+        let validation = match &source {
+            Some(file) => file.validation(&recipe.validation, &opened.device.device),
+            // Photographs are encoded when the run directory is there.
+            None => Vec::new(),
+        };
         let text_lr = recipe.diffusion.text_encoder_lr.unwrap_or(train.lr);
         let learner = DiffusionLearner {
             networks: opened.networks,
-            source: source.map(Source::Latents),
+            source: source.map(|file| Source::Latents(Box::new(file))),
             objective,
-            validation: Vec::new(),
+            validation,
             shows: Shows::new(recipe, &opened.scheduler)?,
             micro_batch: (train.micro_batch_size != train.batch_size)
                 .then_some(train.micro_batch_size),
@@ -147,6 +152,13 @@ fn images(recipe: &DiffusionRecipe, quiet: bool) -> Result<Found, Failure> {
     if recipe.images.kind == ImagesKind::Latents {
         let with_class = recipe.images.prior_loss_weight > 0.0;
         let file = LatentFile::open(&recipe.images.path, with_class)?;
+        if recipe.train.eval_every > 0 && !file.holds_out() {
+            let message = format!(
+                "`train.eval_every` needs `validation_latents` and `validation_encoder_hidden_states` in `{}`",
+                recipe.images.path.display()
+            );
+            return Err(Failure::usage(message).with_hint("add them, or take `eval_every` out"));
+        }
         let (fingerprint, rows) = (file.fingerprint().to_owned(), file.rows() * file.steps());
         return Ok((Some(file), None, fingerprint, rows));
     }

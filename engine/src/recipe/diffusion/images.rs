@@ -59,8 +59,8 @@ pub struct Images {
     /// Show every other image mirrored, by chance. Off, because subjects with a left and a right
     /// side (and texts) suffer.
     pub flip: bool,
-    /// Keep the shape of images: each goes into the nearest of several sizes of the same area, and
-    /// a batch has one size.
+    /// Keep the shape of images: each goes into the nearest of several sizes of about the area of
+    /// `resolution` squared, with sides from half of it to twice as much, and a batch has one size.
     pub buckets: bool,
     /// Step between the sides of two sizes in pixels.
     #[schemars(range(min = 8))]
@@ -133,7 +133,7 @@ pub enum ImagesKind {
     /// Photographs and other images.
     #[default]
     Photos,
-    /// One safetensors file with what every step sees: `latents` and `noise` `[S, B, C, h, w]`, `timesteps` `[S, B]` (integers) and `encoder_hidden_states` `[B, T, D]` or `[S, B, T, D]`; step i reads row i mod S. With `images.prior_loss_weight` above 0 the second half of a batch is the class. For comparisons with other trainers.
+    /// One safetensors file with what every step sees: `latents` and `noise` `[S, B, C, h, w]`, `timesteps` `[S, B]` (integers) and `encoder_hidden_states` `[B, T, D]` or `[S, B, T, D]`; step i reads row i mod S. With `images.prior_loss_weight` above 0 the second half of a batch is the class. Held out: `validation_latents` `[V, C, h, w]` and `validation_encoder_hidden_states` `[V, T, D]`. For comparisons with other trainers.
     Latents,
 }
 

@@ -122,4 +122,7 @@ impl PredictionType {
 pub enum Control {
     /// Edges, found in the training images themselves.
     Canny,
+    /// The picture that `conditioning_image` names in each line of `metadata.jsonl`: label maps,
+    /// landmarks, depth.
+    Metadata,
 }

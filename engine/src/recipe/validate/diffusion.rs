@@ -2,7 +2,7 @@
 
 use super::{Checker, HeldOut};
 use crate::recipe::{
-    AdapterKind, CaptionsFrom, DiffusionModel, DiffusionRecipe, Images, ImagesKind, Init,
+    AdapterKind, CaptionsFrom, Control, DiffusionModel, DiffusionRecipe, Images, ImagesKind, Init,
     LossAverage, MasksFrom, PredictionType, Trained,
 };
 
@@ -254,6 +254,7 @@ impl Checker<'_> {
                 }
             }
         }
+        self.control(recipe);
         if diffusion.canny_low > diffusion.canny_high {
             self.problem(
                 &["diffusion.canny_low", "diffusion.canny_high"],
@@ -262,6 +263,34 @@ impl Checker<'_> {
                     diffusion.canny_low, diffusion.canny_high
                 ),
                 "100 and 200 are usual",
+            );
+        }
+    }
+
+    /// Pictures to follow that are listed beside the images.
+    fn control(&mut self, recipe: &DiffusionRecipe) {
+        if recipe.diffusion.control != Some(Control::Metadata) {
+            return;
+        }
+        let images = &recipe.images;
+        // As `Images::fill_defaults` will decide.
+        let list = self.path(&images.path).join("metadata.jsonl");
+        let found = images.instance_prompt.is_none() && list.is_file();
+        let listed = images
+            .captions
+            .map_or(found, |from| from == CaptionsFrom::Metadata);
+        if images.kind == ImagesKind::Photos && !listed {
+            self.problem(
+                &["diffusion.control", "images.captions"],
+                "`diffusion.control = \"metadata\"` needs `images.captions = \"metadata\"`: the same lines name image, text and picture to follow",
+                "write `captions = \"metadata\"`, and `conditioning_image` into the lines of `metadata.jsonl`",
+            );
+        }
+        if images.class_dir.is_some() {
+            self.problem(
+                &["diffusion.control", "images.class_dir"],
+                "`diffusion.control = \"metadata\"` does not go with `images.class_dir`: images of the class have no pictures to follow",
+                "take `class_dir` out, or write `control = \"canny\"`",
             );
         }
     }
