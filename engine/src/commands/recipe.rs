@@ -149,7 +149,7 @@ fn length(train: &Train) -> String {
 }
 
 /// What a recipe for images does, in one line.
-fn diffusion_summary(recipe: &DiffusionRecipe) -> String {
+pub(crate) fn diffusion_summary(recipe: &DiffusionRecipe) -> String {
     let (train, what) = (&recipe.train, recipe.diffusion.train);
     let model = recipe.model.path.as_deref();
     format!(

@@ -78,6 +78,12 @@ pub(crate) fn read_adapter(
     for remark in &remarks {
         say(remark);
     }
+    if let Some(run) = left_behind(path) {
+        say(&format!(
+            "the run also trained a text encoder, whose adapter stands beside it: give `{}` to take both",
+            run.display()
+        ));
+    }
     if adapters.iter().all(|(_, file)| file.changes_nothing()) {
         say("this adapter changes nothing: all its values are zero, as before training");
     }
@@ -113,6 +119,14 @@ pub(crate) fn read_part(
     };
     let mut fitting = parts.into_iter().filter(|(part, _)| *part == component);
     fitting.next().map(|(_, file)| file).ok_or(error)
+}
+
+/// The run whose adapter of the UNet this is, when it left others beside it that a user would miss.
+fn left_behind(path: &Path) -> Option<PathBuf> {
+    let run = path.parent()?;
+    let is_of_unet = path.file_name()? == "adapter" && run.join("recipe.toml").is_file();
+    let other = run.join("adapter_text_encoder/adapter_config.json");
+    (is_of_unet && other.is_file()).then(|| run.to_owned())
 }
 
 /// The adapters that a run left, if `path` is a run directory.

@@ -7,9 +7,9 @@ use temper_datasets::reader::data_files;
 use temper_datasets::{Tokenizer, describe};
 
 use crate::Failure;
-use crate::commands::recipe::method_name;
+use crate::commands::recipe::{diffusion_summary, method_name};
 use crate::commands::report::Report;
-use crate::recipe::{Length, Recipe};
+use crate::recipe::{DiffusionRecipe, Length, Recipe};
 
 /// Data files; every row is read.
 pub(super) fn inspect_data(path: &Path) -> Result<Report, Failure> {
@@ -67,8 +67,16 @@ pub(super) fn inspect_tokenizer(path: &Path) -> Result<Report, Failure> {
 
 /// A recipe, which must be without problems.
 pub(super) fn inspect_recipe(path: &Path) -> Result<Report, Failure> {
-    let recipe = Recipe::load(path, &[])?;
     let mut report = Report::new("recipe", path);
+    if DiffusionRecipe::is_at(path) {
+        let recipe = DiffusionRecipe::load(path, &[])?;
+        report.fact("recipe", diffusion_summary(&recipe));
+        for advice in recipe.advice() {
+            report.note(advice);
+        }
+        return Ok(report);
+    }
+    let recipe = Recipe::load(path, &[])?;
     report.fact(
         "model",
         recipe

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::Failure;
-use crate::commands::recipe::method_name;
+use crate::commands::recipe::{diffusion_summary, method_name};
 use crate::commands::report::Report;
-use crate::recipe::{Length, Recipe};
+use crate::recipe::{DiffusionRecipe, Length, Recipe};
 use crate::run::{Row, Summary, read_metrics, verify};
 
 /// A run directory.
@@ -17,7 +17,12 @@ pub(super) fn inspect_run(path: &Path) -> Result<Report, Failure> {
     recipe(path, &mut report);
     metrics(path, &mut report)?;
     summary(path, &mut report);
-    for (key, name) in [("adapter", "adapter"), ("model_directory", "model")] {
+    for (key, name) in [
+        ("adapter", "adapter"),
+        ("adapter_text_encoder", "adapter_text_encoder"),
+        ("adapter_text_encoder_2", "adapter_text_encoder_2"),
+        ("model_directory", "model"),
+    ] {
         if path.join(name).is_dir() {
             report.fact(key, path.join(name).display().to_string());
         }
@@ -39,6 +44,9 @@ fn recipe(path: &Path, report: &mut Report) {
         Ok(text) => text,
         Err(error) => return report.note(format!("cannot read `{}`: {error}", file.display())),
     };
+    if let Ok(recipe) = toml::from_str::<DiffusionRecipe>(&text) {
+        return report.fact("recipe", diffusion_summary(&recipe));
+    }
     let recipe: Recipe = match toml::from_str(&text) {
         Ok(recipe) => recipe,
         Err(error) => {
