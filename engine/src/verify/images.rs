@@ -210,11 +210,7 @@ fn unet_input(dtype: FloatDType, device: &Device) -> UnetInput {
 }
 
 /// Loss and gradients of one step.
-fn step(
-    method: Method,
-    dtype: FloatDType,
-    device: &Device,
-) -> Result<(f64, Gradients), Failure> {
+fn step(method: Method, dtype: FloatDType, device: &Device) -> Result<(f64, Gradients), Failure> {
     let model = method.model(dtype, device)?;
     let target = normal("target", [2, 4, 4, 4], device);
     let error = |prediction: Tensor<4>| {
@@ -254,7 +250,11 @@ pub(super) fn parity(device: &OpenDevice, report: Report<'_>) -> Result<(), Fail
     let host = Device::flex();
     for dtype in precisions(device) {
         let name = |what: &str| {
-            format!("images {} {}: {what}", device.name, dtype_name(dtype.into()))
+            format!(
+                "images {} {}: {what}",
+                device.name,
+                dtype_name(dtype.into())
+            )
         };
         for method in [Method::Full, Method::Oft, Method::Lora] {
             let (expected_loss, expected) = step(method, FloatDType::F32, &host)?;

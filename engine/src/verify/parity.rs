@@ -34,11 +34,7 @@ impl Place {
 }
 
 /// `Σ y · c` with fixed c, differentiated: values of y, then the gradient of each input, in f32.
-pub(super) fn forward_and_backward(
-    place: &Place,
-    y: Tensor<2>,
-    inputs: &[&Tensor<2>],
-) -> Vec<f32> {
+pub(super) fn forward_and_backward(place: &Place, y: Tensor<2>, inputs: &[&Tensor<2>]) -> Vec<f32> {
     let [rows, cols] = y.dims();
     let weights = noise("upstream", rows * cols, 1.0, &place.device)
         .reshape([rows, cols])
