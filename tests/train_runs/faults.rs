@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::support::{Bench, OFT, path, wait_until};
+use super::support::{Bench, OFT, golden_rows, path, wait_until};
 
 #[test]
 fn a_used_run_directory_is_refused_with_a_hint() {
@@ -55,6 +55,29 @@ fn changed_data_does_not_resume() {
     bench.rows("run.jsonl", &[vec![1, 2, 3]]);
     let message = run.fail(1, &["--resume"]);
     assert!(message.contains("training data changed"), "{message}");
+}
+
+#[test]
+fn another_base_does_not_resume() {
+    let bench = Bench::new();
+    let model = bench.changed_model("", |_| {});
+    let rows = bench.rows("rows.jsonl", &golden_rows("gqa"));
+    let run = bench
+        .run("run", &model, &rows)
+        .set(OFT)
+        .set("train.steps=2");
+    run.train();
+    run.succeed(&["--resume"]);
+    bench.changed_model("model.layers.1.mlp.up_proj.weight", |values| {
+        for value in values {
+            *value *= 1.001;
+        }
+    });
+    let message = run.fail(1, &["--resume"]);
+    assert!(
+        message.contains("base model changed") && message.contains("model.path"),
+        "{message}"
+    );
 }
 
 #[test]

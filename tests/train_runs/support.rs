@@ -125,7 +125,7 @@ impl Bench {
         use temper_adapters::weights::{Dtype, HostTensor, save_safetensors};
 
         let (source, target) = (path("tests/golden/llama/gqa/model"), self.path("changed"));
-        std::fs::create_dir(&target).unwrap();
+        std::fs::create_dir_all(&target).unwrap();
         std::fs::copy(source.join("config.json"), target.join("config.json")).unwrap();
         let file = Checkpoint::open(&source).unwrap();
         let mut tensors = Vec::new();

@@ -3,9 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use burn::tensor::{FloatDType, s};
+use sha2::{Digest, Sha256};
+use temper_adapters::Adaptable;
+
 use super::{OptimizerState, Position, Session, TrainingRecipe, state};
 use crate::Failure;
-use crate::run::{Row, RunDir, TaskMetric, note, read_metrics};
+use crate::run::{Row, RunDir, TaskMetric, hex, note, read_metrics};
 
 /// The held-out loss at the step that is resumed from, if the interrupted run came to it.
 pub(super) fn evaluated(
@@ -48,6 +52,7 @@ pub(super) fn restore(
 ) -> Result<(OptimizerState, Position), Failure> {
     let start = Position {
         data: session.data_fingerprint(),
+        base: base_fingerprint(session.learner().model()),
         ..Position::default()
     };
     if !resume {
@@ -78,8 +83,34 @@ pub(super) fn restore(
                 .with_hint("restore the data, or start a new run in another `run.dir`"),
         );
     }
+    if !position.base.is_empty() && position.base != start.base {
+        return Err(
+            Failure::run("the base model changed since the checkpoint was written: its frozen weights are others").with_hint(
+                "restore the model that `model.path` named, or start a new run in another `run.dir`",
+            ),
+        );
+    }
     note(&format!("resumed after step {}", position.step));
     Ok((optimizer, position))
+}
+
+/// SHA-256 over names, shapes and some values of every frozen parameter. What is trained on another base than it was begun on fits
+/// neither. All values of a large model would take minutes to hash; any training moves nearly all of them, so a sample shows it.
+fn base_fingerprint(model: &dyn Adaptable) -> String {
+    const SAMPLE: usize = 1024;
+    let mut hasher = Sha256::new();
+    model.visit(&mut |param| {
+        if param.is_trainable() {
+            return;
+        }
+        hasher.update(format!("{} {:?}\n", param.name(), param.shape()));
+        let (values, numel) = (param.plain().cast(FloatDType::F32), param.numel());
+        let step = numel.div_ceil(SAMPLE).max(1) as isize;
+        for value in values.slice(s![..;step]).into_data().iter::<f32>() {
+            hasher.update(value.to_le_bytes());
+        }
+    });
+    hex(&hasher.finalize())
 }
 
 /// Refuses to go on when two written recipes, made alike in what may differ, are not the same.

@@ -48,6 +48,9 @@ pub struct Position {
     pub seconds: f64,
     /// Fingerprint of the data the run reads.
     pub data: String,
+    /// Fingerprint of the frozen values it trains on; empty in checkpoints of older versions.
+    #[serde(default)]
+    pub base: String,
 }
 
 /// Writes a checkpoint's files.
