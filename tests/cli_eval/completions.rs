@@ -160,6 +160,22 @@ fn wrong_arguments_are_named() {
 }
 
 #[test]
+fn a_file_in_which_nothing_can_be_graded_fails_and_still_comes_back() {
+    let bench = Bench::new();
+    let file = bench.write("rows.jsonl", "{\"text\": \"The answer is: 5\"}\n");
+    let args = ["eval", "--task", "gsm8k", "--completions", text(&file)];
+    let found = output(&args);
+    assert_eq!(found.status.code(), Some(1));
+    let said = String::from_utf8(found.stderr).unwrap();
+    assert!(
+        said.contains("no row of") && said.contains("line 1: `completion` is missing"),
+        "{said}"
+    );
+    let graded = rows(&String::from_utf8(found.stdout).unwrap());
+    assert_eq!(graded[0]["text"], "The answer is: 5");
+}
+
+#[test]
 fn an_empty_file_is_an_empty_answer() {
     let (graded, said) = grade("math", &Bench::new(), "\n\n");
     assert!(graded.is_empty());

@@ -308,6 +308,18 @@ fn label_scores_are_those_counted_by_hand() {
 }
 
 #[test]
+fn label_maps_without_a_pixel_that_counts_have_no_score() {
+    let studio = Studio::new();
+    studio.labels("labels/a.png", &[9, 9, 9, 9]);
+    studio.labels("predicted/a.png", &[0, 0, 1, 1]);
+    let said = refuse(1, &studio.label_arguments(), &["--ignore", "9"]);
+    assert!(
+        said.contains("can be scored") && said.contains("ignored label 9"),
+        "{said}"
+    );
+}
+
+#[test]
 fn incomplete_and_foreign_options_are_usage_errors() {
     let studio = Studio::new();
     let folder = studio.path("generated");

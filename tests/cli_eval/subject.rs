@@ -493,3 +493,14 @@ fn options_of_other_tasks_are_refused_by_name() {
     );
     assert!(said.contains("--real"), "{said}");
 }
+
+#[test]
+fn a_prompt_of_any_length_fits_the_table() {
+    let studio = Studio::new();
+    let clip = golden("clip");
+    let prompt = "x".repeat(80_000);
+    let (out, _) = studio.eval(&["--clip", text(&clip), "--prompt", &prompt]);
+    let longest = out.lines().map(|line| line.chars().count()).max();
+    assert!(longest.is_some_and(|length| length < 200), "{longest:?}");
+    assert!(out.contains("xxx…"), "{out}");
+}

@@ -22,7 +22,7 @@ use crate::Failure;
 use crate::data_source::{dataset_config, one_file};
 use crate::device::OpenDevice;
 use crate::eval::{
-    EvalConfig, Exam, Info, ModelId, Outcome, OutputDir, PERPLEXITY, Questions, RowSettings, Shard,
+    CompletionsSummary, EvalConfig, Exam, Info, ModelId, Outcome, OutputDir, PERPLEXITY, Questions, RowSettings, Shard,
     Sitting, diff, diff_table, fingerprint, grade_completions, measure, merge, perplexity_table,
     score_table, summary_table,
 };
@@ -246,6 +246,21 @@ fn show(outcome: &Outcome, json: bool) -> Result<(), Failure> {
     }
 }
 
+/// What came of grading, for a reader.
+fn tell_grading(summary: &CompletionsSummary) {
+    note(&format!(
+        "{}: {} completions graded, {} rows could not be",
+        summary.task, summary.graded, summary.bad
+    ));
+    for (line, reason) in &summary.first_bad {
+        note(&format!("  line {line}: {reason}"));
+    }
+    if summary.bad > summary.first_bad.len() as u64 {
+        note("  and more; each such row has `error`");
+    }
+    note(score_table(&summary.graders, summary.graded).trim_end());
+}
+
 impl Evaluate {
     fn run(&self) -> Result<(), Failure> {
         let task = self.task.ok_or_else(|| missing("task"))?;
@@ -297,19 +312,20 @@ impl Evaluate {
         }
         if self.json {
             note(&serde_json::to_string(&summary)?);
-            return Ok(());
+        } else {
+            tell_grading(&summary);
         }
-        note(&format!(
-            "{task}: {} completions graded, {} rows could not be",
-            summary.graded, summary.bad
-        ));
-        for (line, reason) in &summary.first_bad {
-            note(&format!("  line {line}: {reason}"));
+        if summary.graded == 0 && summary.bad > 0 {
+            let message = format!(
+                "no row of `{}` could be graded; line {}: {}",
+                file.display(),
+                summary.first_bad[0].0,
+                summary.first_bad[0].1
+            );
+            return Err(Failure::run(message).with_hint(
+                "a row is a JSON object with `completion` and `answer`, both texts",
+            ));
         }
-        if summary.bad > summary.first_bad.len() as u64 {
-            note("  and more; each such row has `error`");
-        }
-        note(score_table(&summary.graders, summary.graded).trim_end());
         Ok(())
     }
 

@@ -292,11 +292,18 @@ pub(crate) fn measure_labels(request: &LabelRequest) -> Result<LabelSummary, Eva
                 reason: error.to_string(),
             })?;
     }
+    let scores = counts.scores();
+    if scores.iou.iter().all(Option::is_none) {
+        return Err(EvalError::NothingToScore {
+            path: request.labels.clone(),
+            counts: format!(": every pixel has the ignored label {}", request.ignore),
+        });
+    }
     Ok(LabelSummary {
         pictures: predicted.len() as u64,
         classes: request.classes,
         ignored: request.ignore,
-        scores: counts.scores(),
+        scores,
     })
 }
 

@@ -9,6 +9,9 @@ use super::summary::{OneSubject, SubjectSummary};
 /// Tables of prompts are shown up to this length.
 const PROMPTS: usize = 40;
 
+/// Names and prompts are shown up to this many characters.
+const NAME: usize = 60;
+
 /// The tables of `--task subject`.
 pub(crate) fn subject_table(summary: &SubjectSummary) -> String {
     let mut text = format!(
@@ -62,7 +65,13 @@ fn of_subject(one: &OneSubject) -> [Option<Figure>; 3] {
 
 type TableRow = (String, u64, [Option<Figure>; 3], Option<f64>);
 
-fn rows_table(title: &str, rows: Vec<TableRow>) -> String {
+fn rows_table(title: &str, mut rows: Vec<TableRow>) -> String {
+    for (name, ..) in &mut rows {
+        if let Some((cut, _)) = name.char_indices().nth(NAME) {
+            name.truncate(cut);
+            name.push('…');
+        }
+    }
     let length = |row: &TableRow| row.0.chars().count();
     let width = rows.iter().map(length).max().unwrap_or(0);
     let width = width.max(title.len()) + 2;
