@@ -115,3 +115,13 @@ fn a_run_is_not_begun_twice_nor_resumed_with_another_recipe() {
     run.set("run.overwrite=true").output().ok();
     assert_eq!(server.seen().len(), 2 * asked);
 }
+
+#[test]
+fn a_masked_question_set_goes_on_with_a_writer() {
+    let (bench, server) = (Bench::new(2), slow());
+    let run = bench.run("masked", &server.url);
+    run.clone().set("text_model.kind=none").output().ok();
+    run.clone().with("--resume").output().ok();
+    assert_eq!(run.summary()["finished"], true);
+    assert!(!run.lines("provenance.jsonl").is_empty());
+}
