@@ -160,7 +160,8 @@ impl Progress {
         }
         let done = position.saturating_sub(self.start);
         let left = self.total.saturating_sub(position);
-        if done > 0 && left > 0 {
+        // The first thing warms caches up and tells little of the others.
+        if done > 1 && left > 0 {
             let seconds = elapsed.as_secs_f64() / done as f64 * left as f64;
             let _ = write!(line, ", {} left", duration(seconds));
         }
@@ -254,6 +255,8 @@ mod tests {
         let progress = plain(400, Unit::Steps).starting_at(20);
         let line = progress.line(40, "loss 1.25", Duration::from_secs(20));
         assert_eq!(line, "train: 40/400 (10 %), loss 1.25, 6 min 00 s left");
+        let line = progress.line(21, "loss 1.25", Duration::from_secs(20));
+        assert_eq!(line, "train: 21/400 (5 %), loss 1.25");
         let line = progress.line(400, "", Duration::from_secs(400));
         assert_eq!(line, "train: 400/400 (100 %)");
         let line = plain(0, Unit::Bytes).line(2_500_000, "", Duration::ZERO);

@@ -98,11 +98,10 @@ impl Session for LanguageSession {
             .map_or(Ok(()), |samples| samples.print(out))
     }
 
-    fn result(&self) -> &'static str {
-        if self.setup.adapter.is_some() {
-            "adapter"
-        } else {
-            "model"
+    fn results(&self) -> Vec<&'static str> {
+        match self.setup.adapter {
+            Some(_) => vec!["adapter"],
+            None => vec!["model"],
         }
     }
 }

@@ -119,7 +119,7 @@ pub(crate) fn train_any(
     summary.task = task;
     directory.write_json(&directory.summary(), &summary)?;
     if !switches.unreported {
-        report::print(recipe, &summary, session.as_ref())?;
+        report::print(&directory, &summary, session.as_ref())?;
     }
     Ok(summary)
 }

@@ -2,9 +2,9 @@
 
 use std::io::Write;
 
-use super::{Learner, Position, Session, TrainingRecipe, exams, plan};
+use super::{Learner, Position, Session, exams, plan};
 use crate::Failure;
-use crate::run::{Items, Summary, peak_resident_bytes};
+use crate::run::{Items, Row, RunDir, Summary, Unit, peak_resident_bytes, read_metrics};
 
 /// The content of `summary.json`.
 pub(super) fn summary(
@@ -42,17 +42,14 @@ pub(super) fn summary(
 
 /// Prints the summary.
 pub(super) fn print(
-    recipe: &dyn TrainingRecipe,
+    directory: &RunDir,
     summary: &Summary,
     session: &dyn Session,
 ) -> Result<(), Failure> {
+    let rows = read_metrics(&directory.metrics())?;
     let mut out = std::io::stdout().lock();
     session.print(&mut out)?;
-    writeln!(
-        out,
-        "loss            {:.4} -> {:.4} after {} steps",
-        summary.first_loss, summary.last_loss, summary.steps
-    )?;
+    writeln!(out, "{}", losses(&rows, summary))?;
     if let (true, Some(step)) = (summary.stopped_early, summary.best_step) {
         let is_result = summary.task.as_ref().is_none_or(|task| task.step == step);
         writeln!(
@@ -66,7 +63,12 @@ pub(super) fn print(
         )?;
     }
     if let (Some(before), Some(after)) = (summary.eval_loss_before, summary.eval_loss) {
-        writeln!(out, "held-out loss   {before:.4} -> {after:.4}")?;
+        // Photographs are too few to hold some out: their loss is that of training pictures under noise that stays the same.
+        let name = match session.learner().unit() {
+            Unit::Tokens => "held-out loss",
+            Unit::Images => "validation loss",
+        };
+        writeln!(out, "{name:<15} {before:.4} -> {after:.4}")?;
     }
     if let Some(task) = &summary.task {
         writeln!(
@@ -86,10 +88,80 @@ pub(super) fn print(
         "peak memory     {}",
         plan::size(summary.peak_memory_bytes)
     )?;
-    let (directory, result) = (recipe.run().dir.display(), session.result());
+    let (directory, results) = (directory.path().display(), session.results());
     writeln!(
         out,
-        "run directory   {directory} ({result}/, curve.svg, metrics.jsonl, summary.json)"
+        "run directory   {directory} ({}/, curve.svg, metrics.jsonl, summary.json)",
+        results.join("/, ")
     )?;
     Ok(())
+}
+
+/// The losses of single steps jump with their examples and, for diffusion, with their noise: means of the first and the last tenth of
+/// the logged steps are shown where there are enough.
+fn losses(rows: &[Row], summary: &Summary) -> String {
+    let logged: Vec<f64> = rows
+        .iter()
+        .filter_map(|row| match row {
+            Row::Train(metric) => Some(metric.loss),
+            Row::Eval(_) | Row::Task(_) => None,
+        })
+        .collect();
+    let tenth = logged.len() / 10;
+    let (first, last, note) = match tenth {
+        0 | 1 => (summary.first_loss, summary.last_loss, String::new()),
+        _ => (
+            mean(&logged[..tenth]),
+            mean(&logged[logged.len() - tenth..]),
+            format!(" (means of {tenth})"),
+        ),
+    };
+    format!(
+        "loss            {first:.4} -> {last:.4} after {} steps{note}",
+        summary.steps
+    )
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::Metric;
+
+    fn shown(steps: u64) -> String {
+        let row = |step| {
+            Row::Train(Metric {
+                step,
+                loss: step as f64,
+                lr: 1.0,
+                grad_norm: 1.0,
+                items: Items::default(),
+                memory_bytes: 0,
+                seconds: 1.0,
+            })
+        };
+        let rows: Vec<Row> = (1..=steps).map(row).collect();
+        let summary = Summary {
+            first_loss: 1.0,
+            last_loss: steps as f64,
+            steps,
+            ..Summary::default()
+        };
+        losses(&rows, &summary)
+    }
+
+    #[test]
+    fn the_losses_of_a_long_run_are_means_of_its_tenths() {
+        assert_eq!(
+            shown(40),
+            "loss            2.5000 -> 38.5000 after 40 steps (means of 4)"
+        );
+        assert_eq!(
+            shown(5),
+            "loss            1.0000 -> 5.0000 after 5 steps"
+        );
+    }
 }

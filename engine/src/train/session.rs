@@ -50,6 +50,6 @@ pub(crate) trait Session {
     /// Shows what the run changed.
     fn print(&self, out: &mut dyn Write) -> std::io::Result<()>;
 
-    /// The directory of the result in the run directory.
-    fn result(&self) -> &'static str;
+    /// The directories of the result in the run directory.
+    fn results(&self) -> Vec<&'static str>;
 }

@@ -37,7 +37,9 @@ pub(super) struct Setup {
 
 impl Setup {
     pub(super) fn new(recipe: &Recipe, quiet: bool) -> Result<Self, Failure> {
-        recipe.advice().iter().for_each(|line| note(line));
+        for line in recipe.advice() {
+            note(&format!("warning: {line}"));
+        }
         let device = device::open(&recipe.device)?;
         let compute = device.precision(dtype_of(recipe.precision.compute))?;
         let (config, directory) = architecture(recipe)?;

@@ -82,6 +82,8 @@ impl Trainer<'_> {
     pub(super) fn run(&mut self) -> Result<Ending, Failure> {
         let total = self.options.rate.total;
         self.begin_averages();
+        // Better now than after hours.
+        self.store.check_space(self.checkpoint_bytes())?;
         if self.position.step == 0 {
             self.show(0)?;
         }
@@ -346,11 +348,16 @@ impl Trainer<'_> {
         Ok(Some(loss))
     }
 
+    /// What a checkpoint takes on the disk, about.
+    fn checkpoint_bytes(&self) -> u64 {
+        state::expected_bytes(self.learner.model(), self.optimizer.averages.is_some())
+    }
+
     /// Writes a checkpoint of the present state.
     pub(super) fn save(&mut self) -> Result<(), Failure> {
         self.metrics.sync()?;
         let (model, optimizer, position) = (self.learner.model(), &self.optimizer, &self.position);
-        let bytes = state::expected_bytes(model, self.optimizer.averages.is_some());
+        let bytes = self.checkpoint_bytes();
         self.store.save(position.step, bytes, |writer| {
             state::save(writer, model, optimizer, position)
         })?;

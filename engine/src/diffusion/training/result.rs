@@ -19,6 +19,9 @@ use crate::run::RunDir;
 
 const SHARD: u64 = 5_000_000_000;
 
+/// Directories of the adapters of the U-Net and of the text encoders.
+const ADAPTERS: [&str; 3] = ["adapter", "adapter_text_encoder", "adapter_text_encoder_2"];
+
 /// Configurations of the adapters that were trained.
 #[derive(Debug)]
 pub(super) struct Adapters {
@@ -29,13 +32,13 @@ pub(super) struct Adapters {
 }
 
 impl Adapters {
-    /// The directory of the result.
-    pub(super) fn directory(&self) -> &'static str {
-        if self.unet.is_some() {
-            "adapter"
-        } else {
-            "model"
-        }
+    /// The directories of the result.
+    pub(super) fn directories(&self) -> impl Iterator<Item = &'static str> {
+        let (of_model, of_adapters): (&[&str], usize) = match self.unet {
+            Some(_) => (&[], 1 + self.texts.len()),
+            None => (&["model"], 0),
+        };
+        of_model.iter().chain(&ADAPTERS[..of_adapters]).copied()
     }
 }
 
@@ -68,11 +71,7 @@ fn save_adapters(
         files.push((component, adapter_file(encoder as &dyn Adaptable, config)?));
     }
     let directory = run.adapter();
-    for ((_, file), name) in
-        files
-            .iter()
-            .zip(["adapter", "adapter_text_encoder", "adapter_text_encoder_2"])
-    {
+    for ((_, file), name) in files.iter().zip(ADAPTERS) {
         let path = run.path().join(name);
         std::fs::create_dir_all(&path)?;
         file.save(&path)?;

@@ -9,7 +9,7 @@ use temper_models::NoiseSchedule;
 
 use super::latents::LatentFile;
 use super::learner::{DiffusionLearner, Source};
-use super::networks::Networks;
+use super::networks::{CONTROL, Networks};
 use super::objective::Objective;
 use super::open::Opened;
 use super::photos::{Photos, open_instance};
@@ -30,7 +30,7 @@ use crate::train::{
 /// Anything that keeps the run from its end; what was saved before stays.
 pub fn train(recipe: &DiffusionRecipe, switches: TrainSwitches) -> Result<Summary, Failure> {
     for line in recipe.advice() {
-        note(&line);
+        note(&format!("warning: {line}"));
     }
     train_any(recipe, switches)
 }
@@ -241,7 +241,8 @@ impl Session for DiffusionSession {
         }
     }
 
-    fn result(&self) -> &'static str {
-        self.opened.directory()
+    fn results(&self) -> Vec<&'static str> {
+        let control = self.networks().control.is_some().then_some(CONTROL);
+        self.opened.directories().chain(control).collect()
     }
 }

@@ -303,7 +303,7 @@ impl Session for VaeSession {
         writeln!(out, "samples         {}", samples.display())
     }
 
-    fn result(&self) -> &'static str {
-        "model"
+    fn results(&self) -> Vec<&'static str> {
+        vec!["model"]
     }
 }

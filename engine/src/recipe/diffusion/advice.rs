@@ -25,7 +25,7 @@ impl DiffusionRecipe {
                 "`train.lr` is high for LoRA on a few images: 1e-4 to 5e-4 are usual, more burns colours in",
             ),
             Method::Oft(oft) => {
-                if lr > 1e-3 {
+                if lr > 2e-3 {
                     advice.push("`train.lr` is high for OFT on a few images: the paper takes 6e-5, 1e-4 is usual");
                 }
                 if oft.coft && oft.eps_scaling == EpsScaling::Peft && oft.eps < 1e-3 {

@@ -150,7 +150,11 @@ impl CheckpointStore {
         finished
     }
 
-    fn check_space(&self, expected_bytes: u64) -> Result<(), RunError> {
+    /// Refuses when there is no room for a checkpoint of about so many bytes.
+    ///
+    /// # Errors
+    /// If there is not, or the free space cannot be measured.
+    pub fn check_space(&self, expected_bytes: u64) -> Result<(), RunError> {
         let needed = expected_bytes.saturating_add(expected_bytes / 10);
         let available = fs4::available_space(&self.dir)
             .map_err(|source| RunError::io("measure the free space of", &self.dir, source))?;
