@@ -255,6 +255,17 @@ pub enum DataError {
         hint: &'static str,
     },
 
+    /// Two files of which either could be meant.
+    #[error("`{}` and `{}` {reason}; remove or rename one", first.display(), second.display())]
+    Ambiguous {
+        /// One.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+        /// What they have in common.
+        reason: &'static str,
+    },
+
     /// A setting makes no sense.
     #[error("`{field}` {reason}")]
     BadSetting {

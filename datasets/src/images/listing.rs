@@ -1,13 +1,19 @@
 //! Images with what belongs to them, before anything is decoded.
 
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::read::regular_file;
 use super::scan::{by_stem, scan, stem};
 use super::set::{Captions, Hints, ImageSetConfig, Masks};
 use crate::error::{DataError, Result};
 use crate::reader::RowLocation;
+
+/// A longer caption is a file of another kind: a text encoder reads 77 tokens of it.
+const LONGEST_CAPTION: u64 = 1 << 20;
 
 /// An image, its caption and its companions.
 #[derive(Debug)]
@@ -54,10 +60,21 @@ fn captions(images: &[PathBuf], config: &ImageSetConfig) -> Result<Vec<String>> 
     };
     let mut texts = Vec::with_capacity(images.len());
     let mut missing = Vec::new();
+    let mut described: BTreeMap<PathBuf, &PathBuf> = BTreeMap::new();
     for path in images {
-        match caption_beside(path)?.or_else(|| fallback.cloned()) {
-            Some(text) => texts.push(text),
-            None => missing.push(path),
+        match (caption_file(path)?, fallback) {
+            (Some((file, text)), _) => {
+                if let Some(first) = described.insert(file, path) {
+                    return Err(DataError::Ambiguous {
+                        first: first.clone(),
+                        second: path.clone(),
+                        reason: "have one caption file",
+                    });
+                }
+                texts.push(text);
+            }
+            (None, Some(text)) => texts.push(text.clone()),
+            (None, None) => missing.push(path),
         }
     }
     let hint = "write them into `.txt` files of the same name, or set a caption for those without";
@@ -77,9 +94,12 @@ pub fn list(folder: impl AsRef<Path>, recursive: bool) -> Result<Vec<PathBuf>> {
 /// write. `None` if there is no such file.
 ///
 /// # Errors
-/// If the file cannot be read or is not UTF-8.
+/// If the file cannot be read, is no regular file, has more than 1 MiB or is not UTF-8, or if two files have different texts.
 pub fn caption_beside(image: impl AsRef<Path>) -> Result<Option<String>> {
-    let image = image.as_ref();
+    Ok(caption_file(image.as_ref())?.map(|(_, text)| text))
+}
+
+fn caption_file(image: &Path) -> Result<Option<(PathBuf, String)>> {
     let appended = |extension: &str| {
         let mut name = image.as_os_str().to_owned();
         name.push(".");
@@ -89,22 +109,42 @@ pub fn caption_beside(image: impl AsRef<Path>) -> Result<Option<String>> {
     let candidates = ["txt", "caption"]
         .into_iter()
         .flat_map(|extension| [image.with_extension(extension), appended(extension)]);
+    let mut found: Option<(PathBuf, String)> = None;
     for path in candidates {
-        match std::fs::read(&path) {
-            Ok(bytes) => {
-                let text = String::from_utf8(bytes).map_err(|error| DataError::BadFormat {
-                    path: path.clone(),
-                    kind: "caption",
-                    reason: format!("it is not UTF-8: {}", error.utf8_error()),
-                })?;
-                let text = text.trim_start_matches('\u{feff}').trim();
-                return Ok(Some(text.to_owned()));
+        let bytes = match regular_file(&path, LONGEST_CAPTION, bad_text(&path, "caption")) {
+            Err(DataError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => continue,
+            bytes => bytes?,
+        };
+        let text = utf8(bytes, &path, "caption")?;
+        let text = text.trim_start_matches('\u{feff}').trim();
+        match found {
+            Some((first, other)) if other != text => {
+                return Err(DataError::Ambiguous {
+                    first,
+                    second: path,
+                    reason: "are different captions of one image",
+                });
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(DataError::io("read", path)(error)),
+            Some(_) => {}
+            None => found = Some((path, text.to_owned())),
         }
     }
-    Ok(None)
+    Ok(found)
+}
+
+fn bad_text(path: &Path, kind: &'static str) -> impl Fn(String) -> DataError {
+    move |reason| DataError::BadFormat {
+        path: path.to_owned(),
+        kind,
+        reason,
+    }
+}
+
+fn utf8(bytes: Vec<u8>, path: &Path, kind: &'static str) -> Result<String> {
+    String::from_utf8(bytes).map_err(|error| {
+        let reason = format!("it is not UTF-8: {}", error.utf8_error());
+        bad_text(path, kind)(reason)
+    })
 }
 
 /// The image of the same stem in `folder` for each image.
@@ -120,10 +160,20 @@ fn companions(
     } else {
         &config.folder
     };
-    let found: Vec<Option<PathBuf>> = images
-        .iter()
-        .map(|image| known.get(&stem(image, root)).cloned())
-        .collect();
+    let mut stems: BTreeMap<PathBuf, &PathBuf> = BTreeMap::new();
+    let mut found = Vec::with_capacity(images.len());
+    for image in images {
+        let stem = stem(image, root);
+        found.push(known.get(&stem).cloned());
+        // `metadata.jsonl` may list an image twice.
+        if let Some(first) = stems.insert(stem, image).filter(|first| *first != image) {
+            return Err(DataError::Ambiguous {
+                first: first.clone(),
+                second: image.clone(),
+                reason: "have one name but for their extensions, which masks and conditioning images share",
+            });
+        }
+    }
     let missing: Vec<&PathBuf> = images
         .iter()
         .zip(&found)
@@ -166,7 +216,9 @@ struct Row {
 /// Images that `metadata.jsonl` lists.
 pub(super) fn from_metadata(config: &ImageSetConfig) -> Result<Vec<Listed>> {
     let file = config.folder.join("metadata.jsonl");
-    let text = std::fs::read_to_string(&file).map_err(DataError::io("read", &file))?;
+    let limit = config.read.max_file_bytes;
+    let bytes = regular_file(&file, limit, bad_text(&file, "metadata"))?;
+    let text = utf8(bytes, &file, "metadata")?;
     let mut listed = Vec::new();
     for (index, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
         if line.trim().is_empty() {
@@ -213,9 +265,15 @@ fn from_row(line: &str, location: &RowLocation, config: &ImageSetConfig) -> Resu
     };
     let below = |name: String| config.folder.join(name);
     let path = below(required(row.file_name, "file_name")?);
-    if !path.is_file() {
-        let reason = format!("there is no file `{}`", path.display());
-        return Err(DataError::broken(location, reason));
+    match std::fs::metadata(&path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(DataError::io("read", path)(error));
+        }
+        Ok(found) if !found.is_dir() => {}
+        _ => {
+            let reason = format!("there is no file `{}`", path.display());
+            return Err(DataError::broken(location, reason));
+        }
     }
     let mask = match &config.masks {
         Masks::Metadata => Some(below(required(row.mask, "mask")?)),

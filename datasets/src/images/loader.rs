@@ -15,7 +15,7 @@ use super::photo::Photo;
 use super::place::{Crop, Placement, Prepared, reduce_mask};
 use super::read;
 use super::resize::covering_size;
-use super::set::{Hints, ImageSet, Masks};
+use super::set::{Hints, ImageEntry, ImageSet, Masks};
 use crate::bytes::{hash_part, hex};
 use crate::error::{DataError, Result};
 use crate::random::{below, permutation, permutation_for, rng};
@@ -140,11 +140,8 @@ impl ImageLoader {
 
     /// Steps in an epoch; every epoch has as many.
     pub fn steps_per_epoch(&self) -> u64 {
-        let mut counts: BTreeMap<(usize, usize), usize> = BTreeMap::new();
-        for size in &self.sizes {
-            *counts.entry(*size).or_default() += self.instance.config().repeats;
-        }
         let batch = self.config.batch_size;
+        let counts = self.counts();
         let steps = counts.values().map(|count| {
             if self.config.drop_last {
                 count / batch
@@ -155,14 +152,37 @@ impl ImageLoader {
         steps.sum::<usize>() as u64
     }
 
+    /// Instance images with the size (width, height) at which each is trained.
+    pub fn sized(&self) -> impl Iterator<Item = (&ImageEntry, (usize, usize))> {
+        let sizes = self.sizes.iter().copied();
+        self.instance.entries().iter().zip(sizes)
+    }
+
     /// Instance images whose pixels had to be invented because they are smaller than their training size.
-    pub fn enlarged(&self) -> usize {
-        let entries = self.instance.entries().iter().zip(&self.sizes);
-        entries
-            .filter(|(entry, size)| {
-                Placement::center((entry.width, entry.height), **size).enlarges()
-            })
-            .count()
+    pub fn enlarged(&self) -> Vec<&ImageEntry> {
+        let invented = |(entry, size): &(&ImageEntry, (usize, usize))| {
+            Placement::center((entry.width, entry.height), *size).enlarges()
+        };
+        self.sized()
+            .filter(invented)
+            .map(|(entry, _)| entry)
+            .collect()
+    }
+
+    /// Instance images of the largest batch: fewer than `batch_size` where no size has so many, as a batch has one size and one
+    /// epoch.
+    pub fn largest_batch(&self) -> usize {
+        let largest = self.counts().into_values().max().unwrap_or_default();
+        largest.min(self.config.batch_size)
+    }
+
+    /// Examples of each size in an epoch.
+    pub fn counts(&self) -> BTreeMap<(usize, usize), usize> {
+        let mut counts = BTreeMap::new();
+        for size in &self.sizes {
+            *counts.entry(*size).or_default() += self.instance.config().repeats;
+        }
+        counts
     }
 
     /// Identifies everything that decides the batches: a resumed run must find the same.

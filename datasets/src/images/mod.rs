@@ -38,4 +38,5 @@ pub use place::{Crop, Placement};
 pub use png_out::{grid, read_png_text, write_png};
 pub use read::{ReadOptions, decode, dimensions, read, read_with};
 pub use resize::{Filter, covering_size, fit, resize};
+pub use scan::{by_stem, stem};
 pub use set::{Captions, Hints, ImageEntry, ImageSet, ImageSetConfig, ImageSetReport, Masks};

@@ -1,9 +1,10 @@
 //! Pictures out: PNG files that say how they were made.
 
-use std::io::{BufReader, BufWriter, Write};
+use std::io::{BufWriter, Cursor, Write};
 use std::path::Path;
 
 use super::photo::{Photo, check_length};
+use super::read::{ReadOptions, load};
 use crate::error::{DataError, Result};
 
 /// Writes a picture as PNG with texts in its metadata: pairs of keyword and text, such as
@@ -118,6 +119,9 @@ fn encode(
     Ok(())
 }
 
+/// A compressed text may be a bomb.
+const LONGEST_TEXT: usize = 1 << 24;
+
 /// The texts in a PNG's metadata: pairs of keyword and text; those of Latin letters first.
 ///
 /// # Errors
@@ -125,8 +129,8 @@ fn encode(
 pub fn read_png_text(path: impl AsRef<Path>) -> Result<Vec<(String, String)>> {
     let path = path.as_ref();
     let bad = |error: png::DecodingError| DataError::image(path, error.to_string());
-    let file = std::fs::File::open(path).map_err(DataError::io("read", path))?;
-    let mut reader = png::Decoder::new(BufReader::new(file))
+    let file = load(path, &ReadOptions::default())?;
+    let mut reader = png::Decoder::new(Cursor::new(file))
         .read_info()
         .map_err(bad)?;
     // Texts may also stand behind the pixels.
@@ -137,9 +141,17 @@ pub fn read_png_text(path: impl AsRef<Path>) -> Result<Vec<(String, String)>> {
         .map(|chunk| (chunk.keyword.clone(), chunk.text.clone()))
         .collect();
     for chunk in &info.compressed_latin1_text {
+        let mut chunk = chunk.clone();
+        chunk
+            .decompress_text_with_limit(LONGEST_TEXT)
+            .map_err(bad)?;
         texts.push((chunk.keyword.clone(), chunk.get_text().map_err(bad)?));
     }
     for chunk in &info.utf8_text {
+        let mut chunk = chunk.clone();
+        chunk
+            .decompress_text_with_limit(LONGEST_TEXT)
+            .map_err(bad)?;
         texts.push((chunk.keyword.clone(), chunk.get_text().map_err(bad)?));
     }
     Ok(texts)

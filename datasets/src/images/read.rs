@@ -70,14 +70,30 @@ pub fn read_with(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Photo>
 
 /// The bytes of an image file, unless there are too many.
 pub(super) fn load(path: &Path, options: &ReadOptions) -> Result<Vec<u8>> {
+    let bad = |reason| DataError::image(path, reason);
+    regular_file(path, options.max_file_bytes, bad)
+}
+
+/// The bytes of a regular file of at most `limit` bytes. What else is there is refused before it is opened: a pipe or a device
+/// may never end.
+pub(super) fn regular_file(
+    path: &Path,
+    limit: u64,
+    bad: impl Fn(String) -> DataError,
+) -> Result<Vec<u8>> {
     let metadata = std::fs::metadata(path).map_err(DataError::io("read", path))?;
     if metadata.is_dir() {
-        return Err(DataError::image(path, "it is a directory"));
+        return Err(bad("it is a directory".into()));
     }
-    if metadata.len() > options.max_file_bytes {
-        let (bytes, limit) = (metadata.len(), options.max_file_bytes);
-        let reason = format!("it has {bytes} bytes and the limit is {limit}");
-        return Err(DataError::image(path, reason));
+    if !metadata.is_file() {
+        let reason = "it is no regular file but a pipe, a socket or a device; put a file there";
+        return Err(bad(reason.into()));
+    }
+    if metadata.len() > limit {
+        let bytes = metadata.len();
+        return Err(bad(format!(
+            "it has {bytes} bytes and the limit is {limit}"
+        )));
     }
     std::fs::read(path).map_err(DataError::io("read", path))
 }
@@ -149,7 +165,7 @@ fn exif_orientation(exif: Option<Vec<u8>>) -> Orientation {
 }
 
 /// A decoder whose header is read and whose size is allowed.
-fn open<'a>(
+pub(super) fn open<'a>(
     bytes: &'a [u8],
     format: ImageFormat,
     path: &Path,
@@ -167,12 +183,14 @@ fn open<'a>(
     );
     // Sizes are judged here, with both numbers in the message.
     reader.no_limits();
-    if format == ImageFormat::Png {
-        // Texts and profiles may stand before the pixels and be bombs themselves.
-        reader.limits(limits.clone());
-        if let Some([width, height]) = png_size(bytes) {
-            check_size(width, height, path, options)?;
-        }
+    if format == ImageFormat::Png
+        && let Some([width, height]) = png_size(bytes)
+    {
+        check_size(width, height, path, options)?;
+        // Texts and profiles may stand before the pixels and be bombs themselves. Beside them the decoder holds a row.
+        let mut beside = Limits::no_limits();
+        beside.max_alloc = Some(BESIDE_PIXELS + 16 * width as u64);
+        reader.limits(beside);
     }
     let mut decoder = reader.into_decoder().map_err(bad)?;
     let (width, height) = decoder.dimensions();
@@ -180,6 +198,9 @@ fn open<'a>(
     decoder.set_limits(limits).map_err(bad)?;
     Ok(Box::new(decoder))
 }
+
+/// Most bytes of texts and profiles in a PNG.
+const BESIDE_PIXELS: u64 = 1 << 24;
 
 /// Width and height, which stand first in every PNG.
 fn png_size(bytes: &[u8]) -> Option<[usize; 2]> {

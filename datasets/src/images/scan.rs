@@ -115,16 +115,29 @@ fn enter(folder: &Path, recursive: bool, without: &[PathBuf], found: &mut Scan) 
     Ok(())
 }
 
-/// The path below `folder` without its extension: what a photograph and its mask have in common.
-pub(super) fn stem(path: &Path, folder: &Path) -> PathBuf {
-    path.strip_prefix(folder).unwrap_or(path).with_extension("")
+/// The path of a file below `folder` without its extension: what a picture and its mask have in common. The name alone, where
+/// `folder` is the file itself.
+pub fn stem(file: &Path, folder: &Path) -> PathBuf {
+    let below = file.strip_prefix(folder).ok();
+    let below = below.filter(|path| !path.as_os_str().is_empty());
+    let name = || Path::new(file.file_name().unwrap_or_default());
+    below.unwrap_or_else(name).with_extension("")
 }
 
-/// The images of a folder by [`stem`].
-pub(super) fn by_stem(folder: &Path) -> Result<BTreeMap<PathBuf, PathBuf>> {
-    let images = scan(folder, true, &[])?.images;
-    Ok(images
-        .into_iter()
-        .map(|path| (stem(&path, folder), path))
-        .collect())
+/// The images of a folder and of folders within it by [`stem`].
+///
+/// # Errors
+/// If the folder cannot be read, has no image, or has two of one stem: neither is the one that is meant.
+pub fn by_stem(folder: &Path) -> Result<BTreeMap<PathBuf, PathBuf>> {
+    let mut images: BTreeMap<PathBuf, PathBuf> = BTreeMap::new();
+    for second in scan(folder, true, &[])?.images {
+        if let Some(first) = images.insert(stem(&second, folder), second.clone()) {
+            return Err(DataError::Ambiguous {
+                first,
+                second,
+                reason: "have one name but for their extensions",
+            });
+        }
+    }
+    Ok(images)
 }

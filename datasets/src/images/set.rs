@@ -1,6 +1,7 @@
 //! A set of photographs with their captions, masks and control images.
 
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -112,6 +113,8 @@ pub struct ImageEntry {
     pub width: usize,
     /// Rows, as seen.
     pub height: usize,
+    /// Some of its pixels are.
+    pub transparent: bool,
     /// sha256 of the file.
     pub content: [u8; 32],
     /// sha256 of mask and control image, zero without.
@@ -204,14 +207,14 @@ impl ImageSet {
             report.other = scan.other.into_iter().take(10).collect();
             listing::from_files(scan.images, config)?
         };
-        let opened: Vec<Result<(ImageEntry, bool)>> = listed
+        let opened: Vec<Result<ImageEntry>> = listed
             .into_par_iter()
             .map(|one| open_one(one, config))
             .collect();
-        let opened = all_or_errors(opened, &config.folder)?;
+        let entries = all_or_errors(opened, &config.folder)?;
         let mut first: BTreeMap<[u8; 32], &Path> = BTreeMap::new();
-        for (entry, transparent) in &opened {
-            report.transparent += usize::from(*transparent);
+        for entry in &entries {
+            report.transparent += usize::from(entry.transparent);
             report.empty_captions += usize::from(entry.caption.is_empty());
             if let Some(original) = first.get(&entry.content) {
                 report
@@ -221,10 +224,10 @@ impl ImageSet {
                 first.insert(entry.content, &entry.path);
             }
         }
-        report.images = opened.len();
+        report.images = entries.len();
         Ok(Self {
             config: config.clone(),
-            entries: opened.into_iter().map(|(entry, _)| entry).collect(),
+            entries,
             report,
         })
     }
@@ -313,8 +316,8 @@ impl ImageSetConfig {
     }
 }
 
-/// Decodes an image and looks at what belongs to it; also whether it is transparent.
-fn open_one(listed: Listed, config: &ImageSetConfig) -> Result<(ImageEntry, bool)> {
+/// Decodes an image and looks at what belongs to it.
+fn open_one(listed: Listed, config: &ImageSetConfig) -> Result<ImageEntry> {
     let Listed {
         path,
         caption,
@@ -330,11 +333,16 @@ fn open_one(listed: Listed, config: &ImageSetConfig) -> Result<(ImageEntry, bool
         // Decoding it here too finds broken masks before the run begins.
         let picture = read::decode(&bytes, companion, &config.read)?;
         same_shape(&photo, &picture, &path, companion)?;
+        if mask.as_ref() == Some(companion) {
+            trains_something(&picture.luma(), companion, "all of it is black")?;
+        }
         hasher.update(Sha256::digest(&bytes));
         companions = hasher.clone().finalize().into();
     }
-    let transparent = photo.alpha.is_some();
-    let entry = ImageEntry {
+    if let (Masks::Alpha, Some(alpha)) = (&config.masks, &photo.alpha) {
+        trains_something(alpha, &path, "all of it is transparent")?;
+    }
+    Ok(ImageEntry {
         caption,
         mask,
         hint,
@@ -342,9 +350,22 @@ fn open_one(listed: Listed, config: &ImageSetConfig) -> Result<(ImageEntry, bool
         height: photo.height,
         content: Sha256::digest(&bytes).into(),
         companions,
+        transparent: photo.alpha.is_some(),
         path,
-    };
-    Ok((entry, transparent))
+    })
+}
+
+/// A mask that hides everything is a mistake: its image would be shown and nothing learned from it.
+fn trains_something(weights: &[u8], path: &Path, found: &str) -> Result<()> {
+    // What compression makes of black stays below.
+    const NOTHING: u8 = 8;
+    if weights.iter().any(|weight| *weight >= NOTHING) {
+        return Ok(());
+    }
+    let reason = format!(
+        "it is a mask that leaves nothing to train: {found}; white and opaque is trained. Paint what is to be learned, or take the image out"
+    );
+    Err(DataError::image(path, reason))
 }
 
 /// Masks may be smaller than their photograph, but not of another shape.
@@ -379,10 +400,10 @@ fn all_or_errors<T>(results: Vec<Result<T>>, folder: &Path) -> Result<Vec<T>> {
     if errors.len() <= 1 {
         return errors.pop().map_or(Ok(values), Err);
     }
-    let shown = errors
-        .iter()
-        .take(SHOWN)
-        .map(|error| format!("\n  {error}"));
+    let shown = errors.iter().take(SHOWN).map(|error| {
+        let source = error.source().map(|source| format!(": {source}"));
+        format!("\n  {error}{}", source.unwrap_or_default())
+    });
     let more = errors.len().saturating_sub(SHOWN);
     let rest = if more > 0 {
         format!("\n  and {more} more")

@@ -155,14 +155,6 @@ pub enum EvalError {
         /// The folder of maps.
         path: PathBuf,
     },
-    /// Two maps for one picture.
-    #[error("`{}` and `{}` are maps of one name; remove one", first.display(), second.display())]
-    SameName {
-        /// One.
-        first: PathBuf,
-        /// The other.
-        second: PathBuf,
-    },
     /// A map of another size than its picture.
     #[error(
         "`{}` has {} × {} pixels and `{}` {} × {}; add `--resize` to bring maps to the size of what they are compared with",

@@ -54,6 +54,155 @@ fn a_jpeg_whose_middle_is_missing_is_refused() {
     error_of(&shortened);
 }
 
+/// Where the data of the last scan begin, and the marker that ends the image.
+fn coded(jpeg: &[u8]) -> (usize, usize) {
+    let end = jpeg.windows(2).rposition(|two| two == [0xFF, 0xD9]);
+    let scan = jpeg.windows(2).rposition(|two| two == [0xFF, 0xDA]);
+    (scan.unwrap() + 14, end.unwrap())
+}
+
+const JPEGS: [&str; 6] = [
+    "baseline.jpg",
+    "progressive.jpg",
+    "restart.jpg",
+    "grey.jpg",
+    "cmyk.jpg",
+    "ycck.jpg",
+];
+
+#[test]
+fn a_jpeg_that_ends_early_is_refused_although_it_has_its_end_marker() {
+    for name in JPEGS {
+        let whole = fs::read(golden(name)).unwrap();
+        let (_, end) = coded(&whole);
+        let first = whole.windows(2).position(|two| two == [0xFF, 0xDA]);
+        for cut in (first.unwrap() + 14..end - 3).step_by(7) {
+            // A half of a stuffed byte or a marker is another file.
+            if whole[cut - 1] == 0xFF {
+                continue;
+            }
+            let ended = [&whole[..cut], &whole[end..]].concat();
+            let outcome = decode(&ended, Path::new(name), &ReadOptions::default());
+            assert!(outcome.is_err(), "{name} ends at {cut} of {end}");
+        }
+        let text = error_of(&[&whole[..(first.unwrap() + end) / 2], &whole[end..]].concat());
+        assert!(text.contains("JPEG") || text.contains("cut off"), "{text}");
+    }
+}
+
+#[test]
+fn a_jpeg_whose_data_became_zeros_is_refused() {
+    let photo = |name: &str| fs::read(subject(name)).unwrap();
+    let mut files: Vec<Vec<u8>> = JPEGS.map(|name| fs::read(golden(name)).unwrap()).into();
+    files.extend([photo("dog6/00.jpg"), photo("backpack/00.jpg")]);
+    for (at, whole) in files.into_iter().enumerate() {
+        let (start, end) = coded(&whole);
+        for hole in [
+            (start + end) / 2..end,
+            start + (end - start) / 4..(start + end) / 2,
+        ] {
+            let mut zeroed = whole.clone();
+            zeroed[hole.clone()].fill(0);
+            let outcome = decode(&zeroed, Path::new("x.jpg"), &ReadOptions::default());
+            assert!(outcome.is_err(), "file {at} with zeros at {hole:?}");
+        }
+    }
+}
+
+#[test]
+fn whole_jpegs_load_whatever_follows_their_end() {
+    for name in JPEGS {
+        let whole = fs::read(golden(name)).unwrap();
+        let plain = decode(&whole, Path::new(name), &ReadOptions::default()).unwrap();
+        // A second image behind the first, as cameras store previews and gain maps.
+        let more = [&whole[..], &[0; 100], &whole[..]].concat();
+        let same = decode(&more, Path::new(name), &ReadOptions::default()).unwrap();
+        assert_eq!(plain, same, "{name}");
+    }
+    for folder in ["dog6", "backpack", "duck_toy"] {
+        for photo in list(subject(folder), false).unwrap() {
+            assert!(read(&photo).is_ok(), "{}", photo.display());
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn pipes_and_devices_are_refused_unopened() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let made = std::process::Command::new("mkfifo")
+        .arg(at("pipe.png"))
+        .status();
+    assert!(made.unwrap().success());
+    std::os::unix::fs::symlink("/dev/null", at("device.jpg")).unwrap();
+    for name in ["pipe.png", "device.jpg"] {
+        let error = read(at(name)).unwrap_err().to_string();
+        assert!(
+            error.contains(name) && error.contains("no regular file"),
+            "{error}"
+        );
+    }
+    fs::rename(at("pipe.png"), at("device.txt")).unwrap();
+    let error = caption_beside(at("device.jpg")).unwrap_err().to_string();
+    assert!(
+        error.contains("device.txt") && error.contains("no regular file"),
+        "{error}"
+    );
+    fs::rename(at("device.txt"), at("metadata.jsonl")).unwrap();
+    let mut config = ImageSetConfig::with_prompt(directory.path(), "");
+    config.captions = Captions::Metadata;
+    let error = ImageSet::open(&config).unwrap_err().to_string();
+    assert!(
+        error.contains("metadata.jsonl") && error.contains("no regular file"),
+        "{error}"
+    );
+}
+
+#[test]
+fn profiles_of_a_png_are_not_inflated_without_end() {
+    let with_profile = |bytes: usize| {
+        let mut info = png::Info::with_size(4, 4);
+        info.icc_profile = Some(vec![0; bytes].into());
+        let mut file = Vec::new();
+        let mut writer = png::Encoder::with_info(&mut file, info)
+            .unwrap()
+            .write_header()
+            .unwrap();
+        writer.write_image_data(&[7; 16]).unwrap();
+        writer.finish().unwrap();
+        file
+    };
+    let profile = |file: &[u8]| {
+        let (path, options) = (Path::new("x.png"), ReadOptions::default());
+        assert_eq!(decode(file, path, &options).unwrap().rgb, [7; 48]);
+        let mut decoder = read::open(file, image::ImageFormat::Png, path, &options).unwrap();
+        image::ImageDecoder::icc_profile(&mut decoder).unwrap()
+    };
+    assert_eq!(
+        profile(&with_profile(1000)).map(|profile| profile.len()),
+        Some(1000)
+    );
+    assert_eq!(profile(&with_profile(17 << 20)), None);
+}
+
+#[test]
+fn texts_of_a_png_are_not_inflated_without_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("x.png");
+    for (letters, fits) in [(1000, true), (17 << 20, false)] {
+        let mut encoder = png::Encoder::new(fs::File::create(&path).unwrap(), 4, 4);
+        encoder
+            .add_ztxt_chunk("prompt".into(), "a".repeat(letters))
+            .unwrap();
+        let mut writer = encoder.write_header().unwrap();
+        writer.write_image_data(&[7; 16]).unwrap();
+        writer.finish().unwrap();
+        assert_eq!(read_png_text(&path).is_ok(), fits);
+        assert!(read(&path).is_ok());
+    }
+}
+
 #[test]
 fn a_png_cut_off_before_its_last_pixels_is_refused() {
     let whole = fs::read(golden("expected.png")).unwrap();

@@ -195,6 +195,119 @@ fn masks_are_found_by_stem_and_must_have_the_shape() {
 }
 
 #[test]
+fn two_files_of_one_name_are_refused_where_either_could_be_meant() {
+    let image = jpeg("dog6/00.jpg");
+    let said = |directory: &TempDir, change: &dyn Fn(&mut ImageSetConfig)| {
+        open(directory, change).unwrap_err().to_string()
+    };
+    let files: [(&str, &[u8]); 3] = [("a.jpg", &image), ("m/a.jpg", &image), ("m/a.jpeg", &image)];
+    let directory = folder(&files);
+    let masks = directory.path().join("m");
+    let error = said(&directory, &|config| {
+        config.masks = Masks::Folder(masks.clone())
+    });
+    assert!(
+        error.contains("m/a.jpg") && error.contains("m/a.jpeg"),
+        "{error}"
+    );
+    // One mask, one caption file for two images.
+    let files: [(&str, &[u8]); 4] = [
+        ("a.jpg", &image),
+        ("a.jpeg", &image),
+        ("a.txt", b"x"),
+        ("m/a.jpg", &image),
+    ];
+    let directory = folder(&files);
+    let masks = directory.path().join("m");
+    let error = said(&directory, &|config| {
+        config.masks = Masks::Folder(masks.clone())
+    });
+    assert!(
+        error.contains("a.jpg") && error.contains("a.jpeg"),
+        "{error}"
+    );
+    let from_files = |config: &mut ImageSetConfig| {
+        config.captions = Captions::Files { fallback: None };
+    };
+    let error = said(&directory, &from_files);
+    assert!(
+        error.contains("a.jpeg") && error.contains("one caption file"),
+        "{error}"
+    );
+    assert!(open(&directory, |_| ()).is_ok(), "a prompt is for all");
+    let two: [(&str, &[u8]); 3] = [("a.jpg", &image), ("a.txt", b"x"), ("a.caption", b"y")];
+    let error = said(&folder(&two), &from_files);
+    assert!(
+        error.contains("a.txt") && error.contains("a.caption"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_mask_that_hides_everything_is_refused() {
+    let directory = folder(&[("masks/x", b"")]);
+    let at = |name: &str| directory.path().join(name);
+    let mut photo = Photo::filled(64, 64, [100; 3]);
+    for (name, grey) in [("a.png", 255), ("b.png", 3)] {
+        write_png(at(name), &photo, &[]).unwrap();
+        let mask = Photo::filled(64, 64, [grey; 3]);
+        write_png(at("masks").join(name), &mask, &[]).unwrap();
+    }
+    let error = open(&directory, |config| {
+        config.masks = Masks::Folder(at("masks"))
+    });
+    let error = error.unwrap_err().to_string();
+    assert!(
+        error.contains("masks/b.png") && error.contains("nothing to train"),
+        "{error}"
+    );
+    photo.alpha = Some(vec![0; 64 * 64]);
+    write_png(at("a.png"), &photo, &[]).unwrap();
+    let error = open(&directory, |config| config.masks = Masks::Alpha);
+    let error = error.unwrap_err().to_string();
+    assert!(
+        error.contains("a.png") && error.contains("transparent"),
+        "{error}"
+    );
+    assert!(open(&directory, |_| ()).is_ok());
+}
+
+#[test]
+fn a_long_caption_is_refused_by_name() {
+    let image = jpeg("dog6/00.jpg");
+    let long = vec![b'a'; (1 << 20) + 1];
+    let directory = folder(&[("a.jpg", &image), ("a.txt", &long)]);
+    let error = open(&directory, |config| {
+        config.captions = Captions::Files { fallback: None };
+    });
+    let error = error.unwrap_err().to_string();
+    assert!(
+        error.contains("a.txt") && error.contains("1048577 bytes"),
+        "{error}"
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn links_that_go_round_are_named_with_the_reason() {
+    let directory = folder(&[]);
+    for name in ["a.jpg", "b.jpg"] {
+        let path = directory.path().join(name);
+        std::os::unix::fs::symlink(&path, &path).unwrap();
+    }
+    let error = open(&directory, |_| ()).unwrap_err().to_string();
+    assert!(
+        error.contains("a.jpg") && error.contains("symbolic links"),
+        "{error}"
+    );
+    let row = br#"{"file_name": "a.jpg", "text": "x"}"#;
+    fs::write(directory.path().join("metadata.jsonl"), row).unwrap();
+    let error = open(&directory, |config| config.captions = Captions::Metadata).unwrap_err();
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert!(source.contains("symbolic links"), "{source}");
+}
+
+#[test]
 fn the_fingerprint_follows_contents_and_captions_but_not_the_place() {
     let files = [
         ("a.jpg", jpeg("dog6/00.jpg")),

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde::Serialize;
 use temper_datasets::images::{
-    EdgeCounts, EdgeScores, IGNORED_LABEL, LabelCounts, LabelScores, canny, fit, list, read,
-    read_labels,
+    EdgeCounts, EdgeScores, IGNORED_LABEL, LabelCounts, LabelScores, by_stem, canny, fit, list,
+    read, read_labels, stem,
 };
 
 use super::files::{LeftOut, LeftOuts, Unfit, open};
@@ -330,27 +330,6 @@ fn matched(
     Ok(pixels
         .map(|(x, y)| map[row(y) + at(x, to.0, from.0)])
         .collect())
-}
-
-fn stem(file: &Path, folder: &Path) -> PathBuf {
-    let below = file.strip_prefix(folder).ok();
-    let below = below.filter(|path| !path.as_os_str().is_empty());
-    let name = || Path::new(file.file_name().unwrap_or_default());
-    below.unwrap_or_else(name).with_extension("")
-}
-
-/// Maps by their path below the folder, without the extension. Two with one name are refused.
-fn by_stem(folder: &Path) -> Result<BTreeMap<PathBuf, PathBuf>, EvalError> {
-    let mut maps = BTreeMap::new();
-    for file in list(folder, true)? {
-        if let Some(earlier) = maps.insert(stem(&file, folder), file.clone()) {
-            return Err(EvalError::SameName {
-                first: earlier,
-                second: file,
-            });
-        }
-    }
-    Ok(maps)
 }
 
 #[cfg(test)]
