@@ -10,7 +10,7 @@ use temper_adapters::Parameters;
 use temper_adapters::weights::{Checkpoint, Dtype, HostTensor, save_safetensors};
 
 use crate::Failure;
-use crate::run::hex;
+use crate::run::{hex, note};
 
 /// Entries kept in memory; the others are read again from disk.
 const IN_MEMORY: usize = 512;
@@ -48,14 +48,21 @@ impl TensorCache {
             .directory
             .as_ref()
             .map(|directory| directory.join(format!("{key}.safetensors")));
-        let entry = if let Some(entry) = file.as_deref().and_then(read) {
-            entry
-        } else {
-            let entry = make()?;
-            if let Some(file) = &file {
-                write(file, &entry)?;
+        let entry = match file.as_deref().map(read) {
+            Some(Stored::Whole(entry)) => entry,
+            stored => {
+                if let (Some(Stored::Damaged), Some(file)) = (stored, &file) {
+                    note(&format!(
+                        "`{}` is damaged and is made again",
+                        file.display()
+                    ));
+                }
+                let entry = make()?;
+                if let Some(file) = &file {
+                    write(file, &entry)?;
+                }
+                entry
             }
-            entry
         };
         let entry = Arc::new(entry);
         if self.directory.is_none() || self.memory.len() < IN_MEMORY {
@@ -65,17 +72,43 @@ impl TensorCache {
     }
 }
 
-fn read(file: &Path) -> Option<Entry> {
-    let checkpoint = Checkpoint::open(file).ok()?;
-    let mut entry = Entry::new();
-    for name in checkpoint.names() {
-        let tensor = checkpoint.read(name).ok()?;
-        entry.insert(
-            name.to_owned(),
-            (tensor.shape().to_vec(), tensor.to_f32().ok()?),
-        );
+/// What lies at the place of an entry.
+#[derive(Debug, PartialEq)]
+enum Stored {
+    Nothing,
+    Damaged,
+    Whole(Entry),
+}
+
+/// The key of a file's metadata with the hash of its values: training on flipped bits would not be noticed otherwise.
+const HASH: &str = "sha256";
+
+fn read(file: &Path) -> Stored {
+    if !file.exists() {
+        return Stored::Nothing;
     }
-    Some(entry)
+    let read = || {
+        let checkpoint = Checkpoint::open(file).ok()?;
+        let mut entry = Entry::new();
+        for name in checkpoint.names() {
+            let tensor = checkpoint.read(name).ok()?;
+            let values = tensor.to_f32().ok()?;
+            entry.insert(name.to_owned(), (tensor.shape().to_vec(), values));
+        }
+        (checkpoint.metadata().get(HASH)? == &hash(&entry)).then_some(entry)
+    };
+    read().map_or(Stored::Damaged, Stored::Whole)
+}
+
+fn hash(entry: &Entry) -> String {
+    let mut hasher = Sha256::new();
+    for (name, (shape, values)) in entry {
+        hasher.update(format!("{name}{shape:?}"));
+        for value in values {
+            hasher.update(value.to_le_bytes());
+        }
+    }
+    hex(&hasher.finalize())
 }
 
 fn write(file: &Path, entry: &Entry) -> Result<(), Failure> {
@@ -89,7 +122,8 @@ fn write(file: &Path, entry: &Entry) -> Result<(), Failure> {
             Ok((name.clone(), tensor))
         })
         .collect::<Result<Vec<_>, Failure>>()?;
-    Ok(save_safetensors(file, &tensors, &BTreeMap::new())?)
+    let metadata = BTreeMap::from([(HASH.to_owned(), hash(entry))]);
+    Ok(save_safetensors(file, &tensors, &metadata)?)
 }
 
 /// A tensor on the host.
@@ -179,6 +213,22 @@ mod tests {
         std::fs::write(&file, b"nonsense").unwrap();
         let mut cache = TensorCache::new(Some(directory.path()), "net");
         assert_eq!(*cache.get("a", || Ok(entry(3.0))).unwrap(), entry(3.0));
-        assert_eq!(read(&file), Some(entry(3.0)));
+        assert_eq!(read(&file), Stored::Whole(entry(3.0)));
+    }
+
+    #[test]
+    fn a_flipped_bit_is_noticed_and_the_entry_made_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("net/a.safetensors");
+        let get = |value: f32| {
+            let mut cache = TensorCache::new(Some(directory.path()), "net");
+            cache.get("a", || Ok(entry(value))).unwrap()["x"].1[0]
+        };
+        assert_eq!((get(3.0), get(4.0)), (3.0, 3.0));
+        let mut bytes = std::fs::read(&file).unwrap();
+        let at = bytes.len() - 6;
+        bytes[at] ^= 1;
+        std::fs::write(&file, bytes).unwrap();
+        assert_eq!((get(5.0), get(6.0)), (5.0, 5.0));
     }
 }
