@@ -78,6 +78,7 @@ pub use problem::{Problem, RecipeErrors};
 pub use schema::{bootstrap_schema, diffusion_schema, explain, schema};
 pub use train::{Length, LossAverage, NonFinite, Schedule, Train};
 
+pub(crate) use tree::shorten;
 pub(crate) use validate::directory_name;
 
 /// Everything a run needs to know. Get one from [`Recipe::load`] or [`Recipe::parse`], which check

@@ -163,6 +163,10 @@ fn read(path: &Path) -> Result<String, RecipeErrors> {
         let message = format!("`{name}` is a directory");
         return Err(refuse(message, "name a recipe file, `*.toml`"));
     }
+    if !about.is_file() {
+        let message = format!("`{name}` is no regular file but a pipe, a socket or a device");
+        return Err(refuse(message, "name a recipe file, `*.toml`"));
+    }
     if about.len() > LARGEST as u64 {
         return Err(refuse(too_large(&name), "name a recipe file, `*.toml`"));
     }

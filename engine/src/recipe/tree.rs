@@ -207,9 +207,16 @@ impl Node {
     }
 }
 
-/// At most 60 characters of a text, escaped.
-fn shorten(text: &str) -> String {
-    let mut short: String = text.chars().take(60).flat_map(char::escape_debug).collect();
+/// At most 60 characters of a text on one line.
+pub(crate) fn shorten(text: &str) -> String {
+    let mut short = String::new();
+    for letter in text.chars().take(60) {
+        if letter.is_control() {
+            short.extend(letter.escape_debug());
+        } else {
+            short.push(letter);
+        }
+    }
     if text.chars().count() > 60 {
         short.push('…');
     }

@@ -18,6 +18,7 @@ use crate::diffusion::{
     apply_adapters, sample,
 };
 use crate::loading::Precision;
+use crate::recipe::shorten;
 use crate::run::{Progress, Signals, Verbosity, note};
 use control::ControlArgs;
 
@@ -298,7 +299,8 @@ fn warn_of_cut_prompts(pipeline: &Pipeline, args: &Args) -> Result<(), Failure> 
         };
         let most = ids.tokens[0];
         note(&format!(
-            "warning: {which} is longer than {most} tokens; left out is `{cut}`"
+            "warning: {which} is longer than {most} tokens; left out is `{}`",
+            shorten(cut)
         ));
     }
     Ok(())

@@ -10,6 +10,7 @@ use temper_models::{Clip, DinoVit, Lpips, ModelError};
 
 use crate::device::OpenDevice;
 use crate::eval::{EvalError, fingerprint};
+use crate::recipe::shorten;
 use crate::run::{RunError, hash_file, note};
 
 /// Rows that a model takes at once.
@@ -156,7 +157,8 @@ impl Judges {
                 ids.extend(tokens.ids);
                 if let Some(cut) = tokens.truncated {
                     note(&format!(
-                        "warning: CLIP does not read the end of a prompt: `{cut}`"
+                        "warning: CLIP does not read the end of a prompt: `{}`",
+                        shorten(&cut)
                     ));
                 }
             }

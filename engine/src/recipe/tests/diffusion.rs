@@ -163,6 +163,48 @@ fn contradictions_are_refused() {
 }
 
 #[test]
+fn settings_of_class_images_without_class_images_are_refused() {
+    let class = [
+        ("images", "class_dir = \"class\""),
+        ("images", "class_prompt = \"a photo of dog\""),
+    ];
+    let messages = |edits: &[(&str, &str)]| -> Vec<String> {
+        let problems = parse("kind = \"oft\"", edits).err().unwrap_or_default();
+        problems
+            .into_iter()
+            .map(|problem| problem.message)
+            .collect()
+    };
+    for line in ["num_class_images = 50", "prior_loss_weight = 0.5"] {
+        let alone = messages(&[("images", line)]);
+        let key = line.split(' ').next().unwrap();
+        assert!(alone.len() == 1 && alone[0].contains(key), "{alone:?}");
+        assert!(alone[0].contains("`class_dir`"), "{alone:?}");
+        let beside = messages(&[class[0], class[1], ("images", line)]);
+        assert!(beside.is_empty(), "{beside:?}");
+    }
+    let weightless = messages(&[class[0], class[1], ("images", "prior_loss_weight = 0")]);
+    assert!(
+        weightless.len() == 1 && weightless[0].contains("learns nothing"),
+        "{weightless:?}"
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn links_that_go_round_are_named_with_the_reason() {
+    let base = tempfile::tempdir().unwrap();
+    let photos = base.path().join("photos");
+    std::os::unix::fs::symlink(&photos, &photos).unwrap();
+    let problems = parse_in(base.path(), &text("kind = \"oft\"", &[])).unwrap_err();
+    let message = &problems[0].message;
+    assert!(
+        message.contains("`photos`") && message.contains("symbolic links"),
+        "{message}"
+    );
+}
+
+#[test]
 fn latents_are_read_from_a_file() {
     let base = tempfile::tempdir().unwrap();
     let edits = [

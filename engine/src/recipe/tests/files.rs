@@ -21,6 +21,21 @@ fn problems_in(base: &Path, edits: &[(&str, &str)]) -> Vec<Problem> {
     Recipe::parse_in(&text, "test.toml", &[], base).map_or_else(|e| e.problems, |_| Vec::new())
 }
 
+#[cfg(unix)]
+#[test]
+fn a_recipe_that_is_a_pipe_is_refused_unopened() {
+    let base = tempfile::tempdir().unwrap();
+    let pipe = base.path().join("pipe.toml");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    assert!(!DiffusionRecipe::is_at(&pipe));
+    let error = Recipe::load(&pipe, &[]).unwrap_err().to_string();
+    assert!(
+        error.contains("pipe.toml") && error.contains("no regular file"),
+        "{error}"
+    );
+}
+
 #[test]
 fn missing_files_are_named_with_their_key() {
     let base = tempfile::tempdir().unwrap();

@@ -1,5 +1,8 @@
 //! Recipes on images: what excludes what, and files that must be there.
 
+use std::io::ErrorKind;
+use std::path::Path;
+
 use super::{Checker, HeldOut};
 use crate::recipe::{
     AdapterKind, CaptionsFrom, Control, DiffusionModel, DiffusionRecipe, Images, ImagesKind, Init,
@@ -126,7 +129,7 @@ impl Checker<'_> {
             ImagesKind::Latents => self.local_file("images.path", &images.path),
             ImagesKind::Photos if !path.is_dir() => self.problem(
                 &["images.path"],
-                format!("`images.path`: no directory `{shown}`"),
+                format!("`images.path`: no directory `{shown}`{}", why(&path)),
                 super::RELATIVE,
             ),
             ImagesKind::Photos => {}
@@ -183,7 +186,11 @@ impl Checker<'_> {
                 "add `masks = \"folder\"`, or take it out",
             ),
             (Some(directory), _) if !self.path(directory).is_dir() => {
-                let message = format!("`images.mask_dir`: no directory `{}`", directory.display());
+                let why = why(&self.path(directory));
+                let message = format!(
+                    "`images.mask_dir`: no directory `{}`{why}",
+                    directory.display()
+                );
                 self.problem(&["images.mask_dir"], message, super::RELATIVE);
             }
             _ => {}
@@ -203,6 +210,30 @@ impl Checker<'_> {
                 "add `class_dir = ...`, a directory for the images of the class (they are made if there are none), or take it out",
             ),
             _ => {}
+        }
+        let defaults = Images::default();
+        if images.class_dir.is_none() && images.num_class_images != defaults.num_class_images {
+            self.problem(
+                &["images.num_class_images", "images.class_dir"],
+                "`images.num_class_images` is used only with `class_dir` and `class_prompt`",
+                "add `class_dir = ...` and `class_prompt = \"a photo of dog\"`, or take it out",
+            );
+        }
+        let photos = images.kind == ImagesKind::Photos;
+        let weighs = images.prior_loss_weight != defaults.prior_loss_weight;
+        if photos && images.class_dir.is_none() && weighs {
+            self.problem(
+                &["images.prior_loss_weight", "images.class_dir"],
+                "`images.prior_loss_weight` is used only with `class_dir` and `class_prompt`",
+                "add `class_dir = ...` and `class_prompt = \"a photo of dog\"`, or take it out",
+            );
+        }
+        if photos && images.class_dir.is_some() && images.prior_loss_weight == 0.0 {
+            self.problem(
+                &["images.prior_loss_weight", "images.class_dir"],
+                "`images.prior_loss_weight = 0` learns nothing from the images in `class_dir`, and each step still computes them",
+                "1 is usual; without images of the class take `class_dir` out",
+            );
         }
         if let Some(directory) = &images.class_dir
             && self.path(directory) == self.path(&images.path)
@@ -351,5 +382,14 @@ impl Checker<'_> {
                 );
             }
         }
+    }
+}
+
+/// What else is at a path that should be a directory, if the system says so: links that go round, a forbidden place.
+fn why(path: &Path) -> String {
+    match std::fs::metadata(path) {
+        Ok(_) => ": it is something else".to_owned(),
+        Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+        Err(error) => format!(": {error}"),
     }
 }
