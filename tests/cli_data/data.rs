@@ -3,6 +3,7 @@
 use std::fs;
 
 use serde_json::Value;
+use temper_datasets::images::{Photo, write_png};
 
 use super::support::{fails, ok, rows, text_of};
 
@@ -72,6 +73,67 @@ fn rows_of_ids_are_shown_without_a_tokenizer() {
     );
     fs::write(&recipe, text).unwrap();
     assert!(ok(&["data", "preview", text_of(&recipe)]).contains("\n7 «8» «9»\n"));
+}
+
+#[test]
+fn a_recipe_on_images_shows_its_pictures_and_what_becomes_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    fs::create_dir_all(at("photos")).unwrap();
+    fs::create_dir_all(at("masks")).unwrap();
+    fs::create_dir_all(at("class")).unwrap();
+    for (name, width, height) in [("a", 40, 24), ("b", 64, 64), ("c", 80, 48)] {
+        let file = format!("{name}.png");
+        let photo = Photo::filled(width, height, [200; 3]);
+        write_png(at("photos").join(&file), &photo, &[]).unwrap();
+        write_png(at("masks").join(&file), &photo, &[]).unwrap();
+        fs::write(
+            at("photos").join(format!("{name}.txt")),
+            format!("a {} dog", name.repeat(90)),
+        )
+        .unwrap();
+    }
+    write_png(at("class/1.png"), &Photo::filled(32, 32, [9; 3]), &[]).unwrap();
+    let recipe = format!(
+        "[model]\npath = \"assets/tiny-diffusion\"\n[images]\npath = {:?}\nresolution = 32\nbuckets = true\n\
+         bucket_step = 8\nflip = true\nmasks = \"folder\"\nmask_dir = {:?}\nclass_dir = {:?}\n\
+         class_prompt = \"a photo of dog\"\nnum_class_images = 4\n[train]\nsteps = 1\nbatch_size = 2\n",
+        at("photos"),
+        at("masks"),
+        at("class")
+    );
+    fs::write(at("r.toml"), recipe).unwrap();
+    let text = ok(&["data", "preview", text_of(&at("r.toml"))]);
+    let row = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert!(
+        row("b.png").starts_with("b.png 64 × 64 32 × 32 32 × 32 yes a bbb"),
+        "{text}"
+    );
+    assert!(
+        row("c.png").starts_with("c.png 80 × 48 40 × 24 40 × 24 yes a ccc"),
+        "{text}"
+    );
+    assert!(
+        row("a.png").ends_with('…') && !text.contains(&"a".repeat(70)),
+        "{text}"
+    );
+    for part in [
+        "crop: the middle   mirrored: half of them",
+        "an epoch: 1 of 32 × 32, 2 of 40 × 24",
+        "steps of an epoch: 2 of up to 2 images",
+        "images of the class: 1 in",
+        "3 will be made: a photo of dog",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let one = ok(&["data", "preview", text_of(&at("r.toml")), "--rows", "1"]);
+    assert!(
+        one.contains("… and 2 more") && !one.contains("b.png"),
+        "{one}"
+    );
 }
 
 #[test]

@@ -76,3 +76,53 @@ fn a_dry_run_says_what_a_run_would_be() {
     }
     assert!(!bench.path("run").exists());
 }
+
+#[test]
+fn a_noise_process_that_cannot_be_learned_is_refused_before_a_run() {
+    let bench = Bench::new();
+    let run = recipe(&bench, "assets/dreambooth/dog6").set("diffusion.zero_terminal_snr=true");
+    let local = run.fail(2, &["--dry-run"]);
+    assert!(local.contains("`diffusion.zero_terminal_snr`"), "{local}");
+    let hub = run
+        .clone()
+        .set("model.path=stable-diffusion-v1-5/stable-diffusion-v1-5");
+    let said = hub.fail(2, &["--dry-run"]);
+    assert!(said.contains("v_prediction"), "{said}");
+    run.set("diffusion.prediction_type=v_prediction")
+        .succeed(&["--dry-run"]);
+}
+
+#[test]
+fn a_noise_process_of_a_billion_steps_is_refused_by_its_number() {
+    let bench = Bench::new();
+    let scheduler = bench.path("scheduler");
+    std::fs::create_dir(&scheduler).unwrap();
+    let config = "{\"_class_name\": \"DDIMScheduler\", \"num_train_timesteps\": 1000000000}";
+    std::fs::write(scheduler.join("scheduler_config.json"), config).unwrap();
+    let run =
+        recipe(&bench, "assets/dreambooth/dog6").set(&format!("model.scheduler={scheduler:?}"));
+    for more in [&["--dry-run"][..], &[]] {
+        let said = run.fail(1, more);
+        for part in ["num_train_timesteps", "1000000000", "1 to 100000"] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+    }
+}
+
+#[test]
+fn images_that_are_enlarged_and_batches_that_stay_small_are_said() {
+    let bench = Bench::new();
+    let run = recipe(&bench, "assets/dreambooth/dog6")
+        .set("images.resolution=2048")
+        .set("train.batch_size=8");
+    let plan = run.succeed(&["--dry-run"]);
+    for part in [
+        "5 images are smaller",
+        "00.jpg`",
+        "and 2 more",
+        "at most 5",
+        "`batch_size = 5`",
+    ] {
+        assert!(plan.contains(part), "{part}: {plan}");
+    }
+}

@@ -8,6 +8,7 @@ use super::output::{has_colour, print};
 use super::recipe::RecipeArgs;
 use crate::Failure;
 use crate::data_source::{load_tokenizer, train_and_eval_sets};
+use crate::diffusion;
 use crate::run::Verbosity;
 
 /// Arguments of `temper data`.
@@ -19,7 +20,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Print decoded training rows with the trained tokens marked, and what became of all rows
+    /// Print decoded training rows with the trained tokens marked, and what became of all rows; of a recipe on images, a table of them
     Preview(PreviewArgs),
     /// Write rows that are made by rule
     #[command(subcommand)]
@@ -30,9 +31,9 @@ enum Action {
 struct PreviewArgs {
     #[command(flatten)]
     recipe: RecipeArgs,
-    /// Rows to print
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    rows: usize,
+    /// Rows to print; left out: 3, or all images
+    #[arg(long, value_name = "N")]
+    rows: Option<usize>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
@@ -43,10 +44,13 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 }
 
 fn show(args: &PreviewArgs) -> Result<(), Failure> {
+    if let Some(recipe) = args.recipe.load_diffusion() {
+        return print(diffusion::preview(&recipe?, args.rows)?);
+    }
     let recipe = args.recipe.load()?;
     let tokenizer = load_tokenizer(&recipe)?;
     let (train, held_out) = train_and_eval_sets(&recipe, &tokenizer, Verbosity::Normal)?;
-    let mut parts = rows(&train, args.rows, &tokenizer)?;
+    let mut parts = rows(&train, args.rows.unwrap_or(3), &tokenizer)?;
     parts.push(format!("training rows\n{}", indented(train.report())));
     if let Some(held_out) = held_out {
         parts.push(format!("held-out rows\n{}", indented(held_out.report())));

@@ -70,7 +70,7 @@ impl RecipeArgs {
     }
 
     /// The same for a recipe that trains on images.
-    fn load_diffusion(&self) -> Option<Result<DiffusionRecipe, RecipeErrors>> {
+    pub(crate) fn load_diffusion(&self) -> Option<Result<DiffusionRecipe, RecipeErrors>> {
         DiffusionRecipe::is_at(&self.recipe)
             .then(|| DiffusionRecipe::load(&self.recipe, &self.overrides))
     }

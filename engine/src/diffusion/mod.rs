@@ -27,4 +27,4 @@ pub(crate) use pipeline::{Place, stored_dtype};
 pub use prompts::{Conditioning, PromptIds};
 pub use sampling::{Control, Event, SampleRequest, sample};
 pub(crate) use single_file::{sizes_of_file, unet_of_file};
-pub use training::{dry_run, train};
+pub use training::{dry_run, preview, train};

@@ -2,13 +2,15 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 use temper_adapters::peft::{AdapterConfig, Module};
-use temper_models::{ClipTextConfig, UnetConfig, VaeConfig};
+use temper_datasets::images::ImageLoader;
+use temper_models::{ClipTextConfig, SchedulerConfig, UnetConfig, VaeConfig};
 
 use super::latents::LatentFile;
-use super::open::{bounds, config, part};
-use super::photos::open_instance;
+use super::open::{bounds, change, config, part, scheduler};
+use super::photos::{loader_config, open_instance, remarks};
 use super::prior;
 use super::session::total_steps;
 use crate::Failure;
@@ -39,7 +41,8 @@ pub fn dry_run(recipe: &DiffusionRecipe) -> Result<(), Failure> {
     if let Some(adapter) = &adapter {
         check_ranks(adapter, &model.modules)?;
     }
-    let (rows, found) = images(recipe)?;
+    noise(recipe)?;
+    let (rows, found, remarks) = images(recipe)?;
     let plan = plan(recipe, &model, adapter.as_ref(), on_host)?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "{plan}")?;
@@ -56,6 +59,9 @@ pub fn dry_run(recipe: &DiffusionRecipe) -> Result<(), Failure> {
             out,
             "images of the class   {there:>16}  ({missing} will be made)"
         )?;
+    }
+    for remark in remarks {
+        writeln!(out, "note: {remark}")?;
     }
     let total = total_steps(recipe, rows);
     let warmup = recipe.train.warmup(total as usize);
@@ -80,18 +86,37 @@ pub fn dry_run(recipe: &DiffusionRecipe) -> Result<(), Failure> {
     Ok(())
 }
 
-fn images(recipe: &DiffusionRecipe) -> Result<(usize, String), Failure> {
+/// Refuses a noise process that cannot be learned, where it is at hand or known.
+fn noise(recipe: &DiffusionRecipe) -> Result<(), Failure> {
+    if recipe.diffusion.train == Trained::Vae {
+        return Ok(());
+    }
+    let at_hand = match &recipe.model.path {
+        Some(path) => Path::new(path).is_dir(),
+        None => true,
+    };
+    let mut noise = if at_hand || recipe.model.scheduler.is_some() {
+        scheduler(recipe)?
+    } else if published(recipe).is_some_and(|(name, _)| !VELOCITY.contains(&name)) {
+        SchedulerConfig::stable_diffusion("ddim")?
+    } else {
+        return Ok(());
+    };
+    change(&mut noise, recipe)
+}
+
+fn images(recipe: &DiffusionRecipe) -> Result<(usize, String, Vec<String>), Failure> {
     if recipe.images.kind == ImagesKind::Latents {
         let with_class = recipe.images.prior_loss_weight > 0.0;
         let file = LatentFile::open(&recipe.images.path, with_class)?;
         let found = format!("{} steps of {} latents", file.steps(), file.rows());
-        return Ok((file.rows() * file.steps(), found));
+        return Ok((file.rows() * file.steps(), found, Vec::new()));
     }
-    let set = open_instance(recipe)?;
-    Ok((
-        set.len(),
-        format!("{} in `{}`", set.report(), recipe.images.path.display()),
-    ))
+    let set = Arc::new(open_instance(recipe)?);
+    let found = format!("{} in `{}`", set.report(), recipe.images.path.display());
+    let rows = set.len();
+    let loader = ImageLoader::new(set, None, loader_config(recipe, 1))?;
+    Ok((rows, found, remarks(&loader)))
 }
 
 /// What is known of the networks without their weights.
@@ -115,17 +140,23 @@ const PUBLISHED: [(&str, &str); 6] = [
     ("stable-diffusion-xl-base-1.0", "sdxl"),
 ];
 
+/// Those of them that predict the velocity.
+const VELOCITY: [&str; 2] = ["stable-diffusion-2-1", "stable-diffusion-2"];
+
+/// Name and preset of a model of the hub that is not a local path.
+fn published(recipe: &DiffusionRecipe) -> Option<(&'static str, &'static str)> {
+    let path = recipe.model.path.as_deref().unwrap_or_default();
+    let name = path.split('@').next().unwrap_or(path).rsplit('/').next();
+    let known = PUBLISHED.iter().find(|(known, _)| Some(*known) == name);
+    known.copied().filter(|_| !Path::new(path).exists())
+}
+
 impl Sizes {
     fn known(recipe: &DiffusionRecipe) -> Result<Self, Failure> {
         if recipe.diffusion.train == Trained::Vae {
             return Self::of_vae(recipe);
         }
-        let path = recipe.model.path.as_deref().unwrap_or_default();
-        let name = path.split('@').next().unwrap_or(path).rsplit('/').next();
-        let published = PUBLISHED
-            .iter()
-            .find(|(known, _)| Some(*known) == name)
-            .filter(|_| recipe.model.init == Init::Pretrained && !Path::new(path).exists());
+        let published = published(recipe).filter(|_| recipe.model.init == Init::Pretrained);
         let (unet, around) = match (published, recipe.model.init) {
             (Some((_, preset)), _) => (UnetConfig::preset(preset)?, published_around(preset)?),
             (None, Init::Random) => (

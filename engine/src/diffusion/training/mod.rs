@@ -14,6 +14,7 @@ mod networks;
 mod objective;
 mod open;
 mod photos;
+mod preview;
 mod prior;
 mod result;
 mod samples;
@@ -21,4 +22,5 @@ mod session;
 mod vae_session;
 
 pub use dry_run::dry_run;
+pub use preview::preview;
 pub use session::train;

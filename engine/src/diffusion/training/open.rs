@@ -312,7 +312,13 @@ pub(super) fn scheduler(recipe: &DiffusionRecipe) -> Result<SchedulerConfig, Fai
 }
 
 /// What the recipe changes of the noise process.
-fn change(scheduler: &mut SchedulerConfig, recipe: &DiffusionRecipe) -> Result<(), Failure> {
+///
+/// # Errors
+/// If the outcome cannot be learned.
+pub(super) fn change(
+    scheduler: &mut SchedulerConfig,
+    recipe: &DiffusionRecipe,
+) -> Result<(), Failure> {
     if let Some(prediction) = recipe.diffusion.prediction_type {
         scheduler.prediction_type = match prediction {
             PredictionType::Epsilon => Prediction::Epsilon,

@@ -117,6 +117,50 @@ pub(super) fn loader_config(recipe: &DiffusionRecipe, latent_scale: usize) -> Im
     }
 }
 
+/// What happens to images that their owner may not expect.
+pub(super) fn remarks(loader: &ImageLoader) -> Vec<String> {
+    const NAMED: usize = 3;
+    let mut remarks = Vec::new();
+    let config = loader.config();
+    let enlarged = loader.enlarged();
+    if !enlarged.is_empty() {
+        let names: Vec<String> = enlarged
+            .iter()
+            .take(NAMED)
+            .map(|entry| format!("`{}`", entry.path.display()))
+            .collect();
+        let more = match enlarged.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let (many, verbs) = match enlarged.len() {
+            1 => ("image", "is smaller than its training size and is enlarged"),
+            _ => (
+                "images",
+                "are smaller than their training size and are enlarged",
+            ),
+        };
+        remarks.push(format!(
+            "{} {many} {verbs} (`images.resolution = {}`): {}{more}",
+            enlarged.len(),
+            config.resolution,
+            names.join(", ")
+        ));
+    }
+    let (asked, largest) = (config.batch_size, loader.largest_batch());
+    if largest < asked {
+        let sizes = if loader.counts().len() > 1 {
+            " of one size"
+        } else {
+            ""
+        };
+        remarks.push(format!(
+            "no step has the {asked} images of `train.batch_size`, but at most {largest}: an epoch has no more{sizes}, and images are not repeated within a batch; add images or write `batch_size = {largest}`"
+        ));
+    }
+    remarks
+}
+
 impl Photos {
     /// Opens the images of the class beside those of the subject. Results of frozen networks lie in `cache`.
     pub(super) fn new(

@@ -9,7 +9,7 @@ use super::networks::Networks;
 use super::samples::{request, sampler};
 use crate::Failure;
 use crate::diffusion::{DiffusionError, Pipeline, SampleRequest, sample};
-use crate::recipe::{DiffusionRecipe, Init};
+use crate::recipe::{DiffusionRecipe, Init, shorten};
 use crate::run::{Progress, Signals, Verbosity, note};
 
 /// Makes what is missing to `num_class_images` in `class_dir`, as `[sample]` says. What is there already, from whatever source, counts;
@@ -38,7 +38,10 @@ pub(super) fn make(
         return Err(Failure::usage(message)
             .with_hint("put images of the class there, or take `class_dir` out"));
     }
-    note(&format!("making {missing} images of the class: {prompt}"));
+    note(&format!(
+        "making {missing} images of the class: {}",
+        shorten(prompt)
+    ));
     let mut progress = Progress::new("class images", missing as u64, verbosity);
     let scheduler = sampler(&recipe.sample, &pipeline.scheduler)?;
     let (mut done, mut number) = (0, 0_u64);

@@ -12,7 +12,7 @@ use super::learner::{DiffusionLearner, Source};
 use super::networks::{CONTROL, Networks};
 use super::objective::Objective;
 use super::open::Opened;
-use super::photos::{Photos, open_instance};
+use super::photos::{Photos, open_instance, remarks};
 use super::result;
 use super::samples::Shows;
 use super::vae_session::VaeSession;
@@ -214,12 +214,8 @@ impl Session for DiffusionSession {
         let steps = self.learner.objective.noise.alphas_cumprod().len();
         let cache = run.path().join("cache");
         let mut photos = Photos::new(recipe, instance, pipeline, steps, &cache)?;
-        let enlarged = photos.loader().enlarged();
-        if enlarged > 0 {
-            note(&format!(
-                "{enlarged} images are smaller than `images.resolution = {}` and were enlarged",
-                recipe.images.resolution
-            ));
+        for remark in remarks(photos.loader()) {
+            note(&remark);
         }
         self.learner.validation = photos.validation(self.networks(), &recipe.validation)?;
         self.learner.source = Some(Source::Photos(Box::new(photos)));

@@ -12,7 +12,7 @@ use temper_models::{Gradients, Vae};
 use super::batch::normal;
 use super::networks::{Networks, Stage, VAE, gather};
 use super::open::Opened;
-use super::photos::{loader_config, open_instance};
+use super::photos::{loader_config, open_instance, remarks};
 use super::result;
 use super::session::total_steps;
 use crate::Failure;
@@ -282,6 +282,9 @@ impl Session for VaeSession {
     fn prepare(&mut self, _: &RunDir, _: bool, _: &Signals) -> Result<(), Failure> {
         if !self.quiet {
             note(&self.learner.loader.instance().report().to_string());
+            for remark in remarks(&self.learner.loader) {
+                note(&remark);
+            }
         }
         Ok(())
     }
