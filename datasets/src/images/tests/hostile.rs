@@ -85,7 +85,13 @@ fn a_jpeg_that_ends_early_is_refused_although_it_has_its_end_marker() {
             let outcome = decode(&ended, Path::new(name), &ReadOptions::default());
             assert!(outcome.is_err(), "{name} ends at {cut} of {end}");
         }
-        let text = error_of(&[&whole[..(first.unwrap() + end) / 2], &whole[end..]].concat());
+        let text = error_of(
+            &[
+                &whole[..usize::midpoint(first.unwrap(), end)],
+                &whole[end..],
+            ]
+            .concat(),
+        );
         assert!(text.contains("JPEG") || text.contains("cut off"), "{text}");
     }
 }
@@ -97,10 +103,12 @@ fn a_jpeg_whose_data_became_zeros_is_refused() {
     files.extend([photo("dog6/00.jpg"), photo("backpack/00.jpg")]);
     for (at, whole) in files.into_iter().enumerate() {
         let (start, end) = coded(&whole);
-        for hole in [
-            (start + end) / 2..end,
-            start + (end - start) / 4..(start + end) / 2,
-        ] {
+        let holes = [
+            usize::midpoint(start, end)..end,
+            start + (end - start) / 4..usize::midpoint(start, end),
+        ];
+        // The last pass of a tiny progressive picture has few bytes.
+        for hole in holes.into_iter().filter(|hole| hole.len() > 16) {
             let mut zeroed = whole.clone();
             zeroed[hole.clone()].fill(0);
             let outcome = decode(&zeroed, Path::new("x.jpg"), &ReadOptions::default());

@@ -204,7 +204,7 @@ fn two_files_of_one_name_are_refused_where_either_could_be_meant() {
     let directory = folder(&files);
     let masks = directory.path().join("m");
     let error = said(&directory, &|config| {
-        config.masks = Masks::Folder(masks.clone())
+        config.masks = Masks::Folder(masks.clone());
     });
     assert!(
         error.contains("m/a.jpg") && error.contains("m/a.jpeg"),
@@ -220,7 +220,7 @@ fn two_files_of_one_name_are_refused_where_either_could_be_meant() {
     let directory = folder(&files);
     let masks = directory.path().join("m");
     let error = said(&directory, &|config| {
-        config.masks = Masks::Folder(masks.clone())
+        config.masks = Masks::Folder(masks.clone());
     });
     assert!(
         error.contains("a.jpg") && error.contains("a.jpeg"),
@@ -254,7 +254,7 @@ fn a_mask_that_hides_everything_is_refused() {
         write_png(at("masks").join(name), &mask, &[]).unwrap();
     }
     let error = open(&directory, |config| {
-        config.masks = Masks::Folder(at("masks"))
+        config.masks = Masks::Folder(at("masks"));
     });
     let error = error.unwrap_err().to_string();
     assert!(
