@@ -440,3 +440,21 @@ fn a_control_picture_steers_what_is_drawn() {
     let alone = ["--prompt", "dog", "--control", text(&picture)];
     assert!(fail(2, &args(&model, &file, &alone)).contains("--control-model"));
 }
+
+#[test]
+fn what_is_left_out_of_a_long_prompt_is_quoted_in_short() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, model) = (folder.path().join("x.png"), pipeline());
+    let prompt = "a red toy ".repeat(1200);
+    let output = temper(&args(&model, &file, &["--prompt", &prompt]));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        output.status.success() && said.contains("longer than"),
+        "{said}"
+    );
+    assert!(
+        said.contains('…') && said.len() < 1000,
+        "{} bytes",
+        said.len()
+    );
+}

@@ -90,7 +90,8 @@ fn size(value: &Value) -> Option<usize> {
     // As in Python, a whole number may be written as 1.0.
     let whole = value.as_f64().filter(|number| number.fract() == 0.0);
     whole
-        .filter(|number| (0.0..1e9).contains(number))
+        // What is too large for a key is said with the key's own bounds; beyond this, numbers of JSON are not exact.
+        .filter(|number| (0.0..=9e15).contains(number))
         .map(|number| number as usize)
 }
 
