@@ -123,7 +123,7 @@ fn a_recipe_on_images_shows_its_pictures_and_what_becomes_of_them() {
     for part in [
         "crop: the middle   mirrored: half of them",
         "an epoch: 1 of 32 × 32, 2 of 40 × 24",
-        "steps of an epoch: 2 of up to 2 images",
+        "steps of an epoch: 2, images of a step: up to 2",
         "images of the class: 1 in",
         "3 will be made: a photo of dog",
     ] {

@@ -119,7 +119,7 @@ fn settings(recipe: &DiffusionRecipe, loader: &ImageLoader) -> [String; 3] {
         format!("crop: {crop}   mirrored: {mirrored}{dropped}"),
         format!("an epoch: {}", counts.join(", ")),
         format!(
-            "steps of an epoch: {} of up to {} images",
+            "steps of an epoch: {}, images of a step: up to {}",
             loader.steps_per_epoch(),
             loader.largest_batch()
         ),
