@@ -21,10 +21,7 @@ loss      relative difference of the losses; gradient: of the norms of all gradi
 The first run makes a virtual environment with the versions pinned below (a few GB).
 """
 
-import argparse
-import datetime
 import json
-import os
 import statistics
 import sys
 import time
@@ -112,7 +109,8 @@ def step_torch(directory, method, steps, threads, out):
 
 # ----------------------------------------------------------------------------- outside of it: the standard library
 
-def temper_round(arguments, directory, method):
+def temper_round(arguments, method):
+    directory = arguments.work
     command = [arguments.unet_step, directory / "unet", directory / "batch.safetensors", METHODS[method], arguments.steps]
     command += [directory / method] if METHODS[method] == "adapter" else []
     log = directory / "temper.log"
@@ -120,12 +118,8 @@ def temper_round(arguments, directory, method):
     return {**json.loads(log.read_text().splitlines()[-1]), "peak": peak}
 
 
-def torch_round(arguments, directory, method):
-    out = directory / "torch.json"
-    command = [arguments.python, __file__, "--worker", method, "--work", directory, "--steps", arguments.steps,
-               "--threads", len(arguments.cores), "--out", out]
-    peak = bench_peft.run(command, arguments.cores, directory / "torch.log")
-    return {**json.loads(out.read_text()), "peak": peak}
+def torch_round(arguments, method):
+    return bench_peft.torch_round(arguments, method, __file__)
 
 
 def summarise(rounds, skip):
@@ -153,21 +147,9 @@ def table(results):
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each side and method")
-    parser.add_argument("--steps", type=int, default=6, help="steps of a run")
-    parser.add_argument("--skip", type=int, default=2, help="first steps of a run that are not timed")
-    parser.add_argument("--only", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD",
-                        help=f"methods to run: {', '.join(METHODS)}")
-    parser.add_argument("--side", choices=["both", "temper", "torch"], default="both")
-    parser.add_argument("--threads", type=int, default=2, help="cores of both sides")
+    parser = bench_peft.options(__doc__, "method", METHODS, "diffusers", "bench-venv-diffusers")
+    bench_peft.training_options(parser, 6)
     parser.add_argument("--unet-step", type=Path, default=REPOSITORY / "target/release/examples/unet_step")
-    parser.add_argument("--work", type=Path, default=REPOSITORY / "target/bench-diffusers", help="scratch directory")
-    parser.add_argument("--venv", type=Path, default=REPOSITORY / "target/bench-venv-diffusers",
-                        help="virtual environment")
-    parser.add_argument("--results", type=Path, default=REPOSITORY / "scripts/bench/results")
-    parser.add_argument("--worker", choices=[*METHODS, "prepare"], help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -181,36 +163,14 @@ def main():
         sys.exit("--steps must exceed --skip: nothing would be timed")
     if arguments.side != "torch" and not arguments.unet_step.exists():
         sys.exit(f"{arguments.unet_step} is missing; run `cargo build --release -p temper-models --example unet_step` first")
-    bench_peft.PINS = PINS
-    arguments.python = bench_peft.environment(arguments.venv)
-    arguments.cores = sorted(os.sched_getaffinity(0))[:arguments.threads]
-    directory = arguments.work.resolve()
-    directory.mkdir(parents=True, exist_ok=True)
-    bench_peft.run([arguments.python, __file__, "--worker", "prepare", "--work", directory], arguments.cores,
-                   directory / "prepare.log")
-
-    sides = {"temper": temper_round, "torch": torch_round}
-    sides = {name: side for name, side in sides.items() if arguments.side in ("both", name)}
-    raw = {method: {name: [] for name in sides} for method in arguments.only}
-    for index in range(arguments.rounds):
-        for method in arguments.only:
-            # Whoever goes second finds warm files and a warm processor: take turns.
-            for name in list(sides)[::-1 if index % 2 else 1]:
-                one = sides[name](arguments, directory, method)
-                raw[method][name].append(one)
-                print(f"round {index + 1} {method:<8} {name:<7} {summarise([one], arguments.skip)['ms']:9,.0f} ms", flush=True)
-
-    results = {method: {name: summarise(rounds, arguments.skip) for name, rounds in by_side.items()}
-               for method, by_side in raw.items()}
+    bench_peft.set_up(arguments, __file__, PINS)
+    results = bench_peft.alternate(arguments, {"temper": temper_round, "torch": torch_round},
+                                   lambda _, rounds: summarise(rounds, arguments.skip),
+                                   lambda found: f"{found['ms']:9,.0f} ms")
     table(results)
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    now = datetime.datetime.now(datetime.timezone.utc)
-    report = {"date": now.isoformat(timespec="seconds"), "processor": bench_peft.machine(), "cores": len(arguments.cores),
-              "commit": bench_peft.commit(), "peers": PINS, "unet": UNET, "batch": BATCH, "size": SIZE, "tokens": TOKENS,
-              "rounds": arguments.rounds, "steps": arguments.steps, "skipped_steps": arguments.skip, "results": results}
-    file = arguments.results / f"diffusers-{now:%Y%m%d-%H%M%S}.json"
-    file.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"\nwritten to {file}")
+    bench_peft.write(arguments, "diffusers", {
+        "cores": len(arguments.cores), "peers": PINS, "unet": UNET, "batch": BATCH, "size": SIZE, "tokens": TOKENS,
+        "rounds": arguments.rounds, "steps": arguments.steps, "skipped_steps": arguments.skip, "results": results})
 
 
 if __name__ == "__main__":

@@ -24,10 +24,7 @@ floor     share of the decode floor reached: the time to read all weights once a
 The first run makes a virtual environment with the versions pinned in bench_peft.py.
 """
 
-import argparse
-import datetime
 import json
-import os
 import random
 import re
 import statistics
@@ -180,20 +177,12 @@ def table(results):
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each side and workload")
-    parser.add_argument("--only", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="WORKLOAD")
-    parser.add_argument("--threads", type=int, default=2, help="cores of both sides")
+    parser = bench_peft.options(__doc__, "workload", WORKLOADS, "generate")
     parser.add_argument("--device", default="cpu", help="cpu or cuda:0, for both sides")
     parser.add_argument("--dtype", choices=BYTES, default="f32")
     parser.add_argument("--shape", choices=SHAPES, default="small", help="of the random model")
     parser.add_argument("--bandwidth", type=float, help="memory bandwidth in GB/s, for the decode floor")
     parser.add_argument("--temper", type=Path, default=REPOSITORY / "target/release/temper")
-    parser.add_argument("--work", type=Path, default=REPOSITORY / "target/bench-generate", help="scratch directory")
-    parser.add_argument("--venv", type=Path, default=REPOSITORY / "target/bench-venv", help="virtual environment")
-    parser.add_argument("--results", type=Path, default=REPOSITORY / "scripts/bench/results")
-    parser.add_argument("--worker", choices=[*WORKLOADS, "prepare"], help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -205,22 +194,13 @@ def main():
         return complete_torch(arguments, arguments.worker)
     if not arguments.temper.exists():
         sys.exit(f"{arguments.temper} is missing; build it with `cargo build --release`, or give --temper")
-    arguments.cores = sorted(os.sched_getaffinity(0))[:arguments.threads]
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    arguments.python = bench_peft.environment(arguments.venv)
-    prepare_command = [arguments.python, __file__, "--worker", "prepare", "--work", arguments.work,
-                       "--shape", arguments.shape, "--dtype", arguments.dtype]
-    bench_peft.run(prepare_command, arguments.cores, arguments.work / "prepare.log")
+    bench_peft.set_up(arguments, __file__, PINS, "--shape", arguments.shape, "--dtype", arguments.dtype)
     results = {workload: measure(arguments, workload) for workload in arguments.only}
     table(results)
-    moment = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    file = arguments.results / f"generate-{arguments.device.replace(':', '')}-{moment}.json"
-    file.write_text(json.dumps({
-        "moment": moment, "device": arguments.device, "processor": bench_peft.machine(), "dtype": arguments.dtype,
-        "shape": arguments.shape, "bandwidth_gb_s": arguments.bandwidth, "threads": len(arguments.cores), "commit": bench_peft.commit(),
-        "pins": PINS, "model": SHAPES[arguments.shape], "batch": BATCH, "results": results}, indent=1) + "\n")
-    print(f"\nwritten to {file}")
+    bench_peft.write(arguments, f"generate-{arguments.device.replace(':', '')}", {
+        "device": arguments.device, "dtype": arguments.dtype, "shape": arguments.shape,
+        "bandwidth_gb_s": arguments.bandwidth, "threads": len(arguments.cores), "pins": PINS,
+        "model": SHAPES[arguments.shape], "batch": BATCH, "results": results})
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ with the versions of bench_diffusers.py is made.
 """
 
 import argparse
-import datetime
 import json
 import os
 import statistics
@@ -273,8 +272,8 @@ def main():
         sys.exit("--skip must be 1 or more and below --steps: nothing would be timed")
     if not arguments.temper.exists():
         sys.exit(f"{arguments.temper} is missing; run `cargo build --release` (with `--features cuda` for a card) first")
-    bench_peft.PINS = bench_diffusers.PINS
-    arguments.python = arguments.python or bench_peft.environment(REPOSITORY / "target/bench-venv-diffusers")
+    venv = REPOSITORY / "target/bench-venv-diffusers"
+    arguments.python = arguments.python or bench_peft.environment(venv, bench_diffusers.PINS)
     arguments.card = arguments.device.partition(":")[2] or "0"
     os.environ["CUDA_VISIBLE_DEVICES"] = arguments.card  # both sides see one card, their first
     arguments.work = arguments.work.resolve()
@@ -287,13 +286,8 @@ def main():
     rows = compare(arguments)
     peak = bench_gpu_peer.peak_of(facts["card"]) if "card" in facts else None
     table(rows, facts, peak)
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    now = datetime.datetime.now(datetime.timezone.utc)
-    report = {"date": now.isoformat(timespec="seconds"), "processor": bench_peft.machine(), "commit": bench_peft.commit(),
-              "peers": bench_diffusers.PINS, "shape": SHAPES[arguments.shape], "peak_tflops": peak, **facts, "rows": rows}
-    file = arguments.results / f"images-{arguments.device.replace(':', '')}-{now:%Y%m%d-%H%M%S}.json"
-    file.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"written to {file}")
+    bench_peft.write(arguments, f"images-{arguments.device.replace(':', '')}", {
+        "peers": bench_diffusers.PINS, "shape": SHAPES[arguments.shape], "peak_tflops": peak, **facts, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -105,15 +105,15 @@ def train_torch(directory, method, steps, threads, out):
 
 # ----------------------------------------------------------------------------- outside of it: the standard library
 
-def environment(path):
+def environment(path, pins=PINS):
     """The interpreter of a virtual environment with the pinned packages; made on first use."""
     python = path / "bin" / "python"
     done = path / ".pins"
-    if not done.exists() or done.read_text() != "\n".join(PINS):
-        print(f"installing {', '.join(PINS)} into {path}", flush=True)
+    if not done.exists() or done.read_text() != "\n".join(pins):
+        print(f"installing {', '.join(pins)} into {path}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", str(path)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PINS], check=True)
-        done.write_text("\n".join(PINS))
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *pins], check=True)
+        done.write_text("\n".join(pins))
     return python
 
 
@@ -130,6 +130,16 @@ def run(command, cores, log):
     if process.returncode != 0:
         sys.exit(f"{command[0]} ended with {process.returncode}:\n{Path(log).read_text()[-4000:]}")
     return usage.ru_maxrss * 1024
+
+
+def set_up(arguments, script, pins, *options):
+    """The interpreter, cores and scratch directory of a comparison, and in it what both sides read."""
+    arguments.python = environment(arguments.venv, pins)
+    arguments.cores = sorted(os.sched_getaffinity(0))[:arguments.threads]
+    arguments.work = arguments.work.resolve()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    command = [arguments.python, script, "--worker", "prepare", "--work", arguments.work, *options]
+    run(command, arguments.cores, arguments.work / "prepare.log")
 
 
 def recipe(directory, method, steps):
@@ -167,7 +177,8 @@ overwrite = true
 """
 
 
-def temper_round(arguments, directory, method):
+def temper_round(arguments, method):
+    directory = arguments.work
     file = directory / "recipe.toml"
     file.write_text(recipe(directory, method, arguments.steps))
     peak = run([arguments.temper, "train", file], arguments.cores, directory / "temper.log")
@@ -178,12 +189,27 @@ def temper_round(arguments, directory, method):
             "trained": summary.get("trainable_parameters")}
 
 
-def torch_round(arguments, directory, method):
+def torch_round(arguments, method, script=__file__):
+    directory = arguments.work
     out = directory / "torch.json"
-    command = [arguments.python, __file__, "--worker", method, "--work", directory, "--steps", arguments.steps,
+    command = [arguments.python, script, "--worker", method, "--work", directory, "--steps", arguments.steps,
                "--threads", len(arguments.cores), "--out", out]
     peak = run(command, arguments.cores, directory / "torch.log")
     return {**json.loads(out.read_text()), "peak": peak}
+
+
+def alternate(arguments, sides, summarise, headline):
+    """What `summarise(side, rounds)` makes of the runs of each method and side; `headline` puts one run into words."""
+    sides = {name: side for name, side in sides.items() if arguments.side in ("both", name)}
+    raw = {method: {name: [] for name in sides} for method in arguments.only}
+    for index in range(arguments.rounds):
+        for method in arguments.only:
+            # Whoever goes second finds warm files and a warm processor: take turns.
+            for name in list(sides)[::-1 if index % 2 else 1]:
+                one = sides[name](arguments, method)
+                raw[method][name].append(one)
+                print(f"round {index + 1} {method:<10} {name:<7} {headline(summarise(name, [one]))}", flush=True)
+    return {method: {name: summarise(name, rounds) for name, rounds in by_side.items()} for method, by_side in raw.items()}
 
 
 def summarise(rounds, skip):
@@ -211,6 +237,16 @@ def commit():
     return subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"
 
 
+def write(arguments, name, report):
+    """Writes a report of this name and moment, with the machine and the commit that it is of."""
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    now = datetime.datetime.now(datetime.timezone.utc)
+    report = {"date": now.isoformat(timespec="seconds"), "processor": machine(), "commit": commit(), **report}
+    file = arguments.results / f"{name}-{now:%Y%m%d-%H%M%S}.json"
+    file.write_text(json.dumps(report, indent=1) + "\n")
+    print(f"\nwritten to {file}")
+
+
 def table(results):
     print(f"\n{'method':<10} {'trained':>10} {'Temper tok/s':>13} {'PEFT tok/s':>11} {'ratio':>6} "
           f"{'Temper peak':>12} {'PEFT peak':>10} {'loss':>8}")
@@ -226,21 +262,32 @@ def table(results):
               f"{ratio:>6} {cell(ours, 'peak_bytes', size):>12} {cell(theirs, 'peak_bytes', size):>10} {gap:>8}")
 
 
-def parse():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each side and method")
-    parser.add_argument("--steps", type=int, default=12, help="optimizer steps of a run")
-    parser.add_argument("--skip", type=int, default=2, help="first steps of a run that are not timed")
-    parser.add_argument("--only", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD",
-                        help=f"methods to run: {', '.join(METHODS)}")
-    parser.add_argument("--side", choices=["both", "temper", "torch"], default="both")
+def options(description, kind, choices, name, venv="bench-venv"):
+    """What every comparison takes; `choices` are of one `kind`."""
+    parser = argparse.ArgumentParser(description=description.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=3, help=f"runs of each side and {kind}")
+    parser.add_argument("--only", nargs="+", choices=choices, default=list(choices), metavar=kind.upper(),
+                        help=f"{kind}s to run: {', '.join(choices)}")
     parser.add_argument("--threads", type=int, default=2, help="cores of both sides")
-    parser.add_argument("--temper", type=Path, default=REPOSITORY / "target/release/temper")
-    parser.add_argument("--work", type=Path, default=REPOSITORY / "target/bench-peft", help="scratch directory")
-    parser.add_argument("--venv", type=Path, default=REPOSITORY / "target/bench-venv", help="virtual environment")
+    parser.add_argument("--work", type=Path, default=REPOSITORY / f"target/bench-{name}", help="scratch directory")
+    parser.add_argument("--venv", type=Path, default=REPOSITORY / "target" / venv, help="virtual environment")
     parser.add_argument("--results", type=Path, default=REPOSITORY / "scripts/bench/results")
-    parser.add_argument("--worker", choices=[*METHODS, "prepare"], help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=[*choices, "prepare"], help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    return parser
+
+
+def training_options(parser, steps):
+    """What comparisons of training steps take beside."""
+    parser.add_argument("--steps", type=int, default=steps, help="steps of a run")
+    parser.add_argument("--skip", type=int, default=2, help="first steps of a run that are not timed")
+    parser.add_argument("--side", choices=["both", "temper", "torch"], default="both")
+
+
+def parse():
+    parser = options(__doc__, "method", METHODS, "peft")
+    training_options(parser, 12)
+    parser.add_argument("--temper", type=Path, default=REPOSITORY / "target/release/temper")
     return parser.parse_args()
 
 
@@ -259,38 +306,16 @@ def main():
         sys.exit("--steps must exceed --skip by 2 or more: nothing would be timed")
     if arguments.side != "torch" and not arguments.temper.exists():
         sys.exit(f"{arguments.temper} is missing; run `cargo build --release` first")
-    arguments.python = environment(arguments.venv)
-    arguments.cores = sorted(os.sched_getaffinity(0))[:arguments.threads]
-    directory = arguments.work.resolve()
-    directory.mkdir(parents=True, exist_ok=True)
-    command = [arguments.python, __file__, "--worker", "prepare", "--work", directory]
-    run(command, arguments.cores, directory / "prepare.log")
-
-    sides = {"temper": temper_round, "torch": torch_round}
+    set_up(arguments, __file__, PINS)
     # The clock of the PyTorch loop starts before its first step, Temper's rows after theirs: one step more to skip.
     skip = {"temper": arguments.skip - 1, "torch": arguments.skip}
-    sides = {name: side for name, side in sides.items() if arguments.side in ("both", name)}
-    raw = {method: {name: [] for name in sides} for method in arguments.only}
-    for index in range(arguments.rounds):
-        for method in arguments.only:
-            # Whoever goes second finds warm files and a warm processor: take turns.
-            for name in list(sides)[::-1 if index % 2 else 1]:
-                one = sides[name](arguments, directory, method)
-                raw[method][name].append(one)
-                speed = summarise([one], skip[name])["tokens_per_second"]
-                print(f"round {index + 1} {method:<10} {name:<7} {speed:8,.0f} tokens/s", flush=True)
-
-    results = {method: {name: summarise(rounds, skip[name]) for name, rounds in by_side.items()}
-               for method, by_side in raw.items()}
+    results = alternate(arguments, {"temper": temper_round, "torch": torch_round},
+                        lambda side, rounds: summarise(rounds, skip[side]),
+                        lambda found: f"{found['tokens_per_second']:8,.0f} tokens/s")
     table(results)
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    now = datetime.datetime.now(datetime.timezone.utc)
-    report = {"date": now.isoformat(timespec="seconds"), "processor": machine(), "cores": len(arguments.cores),
-              "commit": commit(), "peers": PINS, "model": MODEL, "batch": BATCH, "tokens": TOKENS,
-              "rounds": arguments.rounds, "steps": arguments.steps, "skipped_steps": arguments.skip, "results": results}
-    file = arguments.results / f"cpu-{now:%Y%m%d-%H%M%S}.json"
-    file.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"\nwritten to {file}")
+    write(arguments, "cpu", {
+        "cores": len(arguments.cores), "peers": PINS, "model": MODEL, "batch": BATCH, "tokens": TOKENS,
+        "rounds": arguments.rounds, "steps": arguments.steps, "skipped_steps": arguments.skip, "results": results})
 
 
 if __name__ == "__main__":
