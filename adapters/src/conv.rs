@@ -1,6 +1,6 @@
 //! A convolution of a model, with or without an adapter.
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
 
 use crate::ops::conv2d;
 use crate::{Adapter, Oft, Param};
@@ -144,19 +144,10 @@ impl AdaptedConv2d {
 
     /// Folds the adapter into the weight and drops it. The fold is done in f32 and rounded once to the weight's dtype.
     pub fn merge(&mut self) {
-        if self.adapter.is_none() {
-            return;
+        if self.adapter.is_some() {
+            self.weight.set_rounded(self.effective_weight());
+            self.adapter = None;
         }
-        let merged = self.effective_weight();
-        let merged = if merged.is_autodiff() {
-            merged.inner()
-        } else {
-            merged
-        };
-        let dtype: DType = self.weight.dtype();
-        let n = self.weight.numel();
-        self.weight.set(merged.reshape([n]).cast(dtype));
-        self.adapter = None;
     }
 
     /// Calls `visit` on the weight, the bias and the adapter's parameters.

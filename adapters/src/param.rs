@@ -152,6 +152,17 @@ impl Param {
         };
     }
 
+    /// Replaces the values by those of a tensor of any type, whose graph is left behind.
+    pub(crate) fn set_rounded(&mut self, value: Tensor<2>) {
+        let value = if value.is_autodiff() {
+            value.inner()
+        } else {
+            value
+        };
+        let n = self.numel();
+        self.set(value.reshape([n]).cast(self.dtype()));
+    }
+
     /// Takes its gradient, flat and plain, if there is one.
     pub fn grad(&self, gradients: &mut Gradients) -> Option<Tensor<1>> {
         if self.trainable {

@@ -1,10 +1,10 @@
 //! What can be wrong with a file of another tool.
 
-use std::fmt::Write;
 use std::path::PathBuf;
 
 use crate::peft::PeftError;
 use crate::weights::WeightsError;
+use crate::weights::near::list;
 
 /// Why an adapter file of another tool could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -69,14 +69,4 @@ pub enum FormatError {
         /// What to do.
         hint: &'static str,
     },
-}
-
-const SHOWN: usize = 12;
-
-fn list(problems: &[String]) -> String {
-    let mut text = problems[..problems.len().min(SHOWN)].join("; ");
-    if let Some(rest) = problems.len().checked_sub(SHOWN).filter(|rest| *rest > 0) {
-        let _ = write!(text, "; and {rest} more");
-    }
-    text
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::CheckReport;
 use crate::weights::WeightsError;
-use crate::weights::near::hint_list;
+use crate::weights::near::{hint_list, list};
 
 /// Why an adapter could not be read, written or fitted to a model.
 #[derive(Debug, thiserror::Error)]
@@ -279,23 +279,6 @@ impl fmt::Display for KeyProblem {
             }
         }
     }
-}
-
-const SHOWN: usize = 12;
-
-fn list(problems: &[KeyProblem]) -> String {
-    let shown: Vec<String> = problems
-        .iter()
-        .take(SHOWN)
-        .map(ToString::to_string)
-        .collect();
-    let rest = problems.len().saturating_sub(SHOWN);
-    let more = if rest == 0 {
-        String::new()
-    } else {
-        format!("; and {rest} more")
-    };
-    format!("{}{more}", shown.join("; "))
 }
 
 fn quoted(names: &[String]) -> String {

@@ -53,15 +53,10 @@ fn modules(base: &Path) -> Vec<Module> {
         .filter_map(|name| Some((name, name.strip_suffix(".weight")?)));
     names
         .map(|(full, name)| {
-            let kind = match weights.info(full).unwrap().shape[..] {
-                _ if name.ends_with("embed_tokens") => ModuleKind::Embedding,
-                [outputs, inputs] => ModuleKind::Linear { inputs, outputs },
-                [outputs, inputs, height, width] => ModuleKind::Conv2d {
-                    inputs,
-                    outputs,
-                    kernel: [height, width],
-                },
-                _ => ModuleKind::Other,
+            let kind = if name.ends_with("embed_tokens") {
+                ModuleKind::Embedding
+            } else {
+                ModuleKind::of_weight(&weights.info(full).unwrap().shape)
             };
             let bias = weights.info(&format!("{name}.bias")).is_some();
             Module {

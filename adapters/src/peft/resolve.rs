@@ -44,6 +44,21 @@ pub enum ModuleKind {
     Other,
 }
 
+impl ModuleKind {
+    /// What a module with a weight of this shape is, unless it is an embedding: that looks like a linear layer.
+    pub fn of_weight(shape: &[usize]) -> Self {
+        match *shape {
+            [outputs, inputs] => Self::Linear { inputs, outputs },
+            [outputs, inputs, height, width] => Self::Conv2d {
+                inputs,
+                outputs,
+                kernel: [height, width],
+            },
+            _ => Self::Other,
+        }
+    }
+}
+
 impl Module {
     /// A linear layer without bias.
     pub fn linear(name: impl Into<String>, inputs: usize, outputs: usize) -> Self {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use safetensors::{Dtype, SafeTensorError};
 
-use super::near::hint_list;
+use super::near::{hint_list, list};
 
 /// Why weights could not be read or written.
 ///
@@ -317,23 +317,6 @@ impl fmt::Display for IndexProblem {
             }
         }
     }
-}
-
-const SHOWN: usize = 12;
-
-fn list(problems: &[IndexProblem]) -> String {
-    let shown: Vec<String> = problems
-        .iter()
-        .take(SHOWN)
-        .map(ToString::to_string)
-        .collect();
-    let rest = problems.len().saturating_sub(SHOWN);
-    let more = if rest == 0 {
-        String::new()
-    } else {
-        format!("; and {rest} more")
-    };
-    format!("{}{more}", shown.join("; "))
 }
 
 impl WeightsError {

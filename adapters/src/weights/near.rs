@@ -45,6 +45,23 @@ pub(crate) fn hint_list(near: &[String]) -> String {
     format!("; the nearest names are {}", names.join(", "))
 }
 
+/// The first problems of many, and how many more there are.
+pub(crate) fn list(problems: &[impl ToString]) -> String {
+    const SHOWN: usize = 12;
+    let shown: Vec<String> = problems
+        .iter()
+        .take(SHOWN)
+        .map(ToString::to_string)
+        .collect();
+    let rest = problems.len().saturating_sub(SHOWN);
+    let more = if rest == 0 {
+        String::new()
+    } else {
+        format!("; and {rest} more")
+    };
+    format!("{}{more}", shown.join("; "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
