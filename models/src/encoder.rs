@@ -6,7 +6,8 @@ use burn::tensor::Tensor;
 use temper_adapters::AdaptedLinear;
 
 use crate::ModelError;
-use crate::layers::{Norm, Part, PartMut, Parts};
+use crate::keys::Keys;
+use crate::layers::{Norm, walked_by_parts};
 use crate::names::Names;
 use crate::ops::{attend_full, gelu_erf, quick_gelu};
 use crate::weights::ParamSource;
@@ -89,25 +90,116 @@ pub(crate) const VIT: LayerNames = LayerNames {
     fc2: "output.dense",
 };
 
-/// The sizes of a stack of layers.
-#[derive(Clone, Debug)]
-pub(crate) struct EncoderPlan {
-    /// What stands before the number of a layer (`encoder.layers`).
-    pub(crate) at: String,
-    pub(crate) names: LayerNames,
-    pub(crate) layers: usize,
-    pub(crate) width: usize,
-    pub(crate) inner: usize,
-    pub(crate) heads: usize,
-    pub(crate) eps: f64,
-    pub(crate) act: Activation,
+/// The sizes of the transformer of a text or image encoder, under the names of its `config.json`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EncoderSizes {
+    /// Model width C.
+    pub hidden_size: usize,
+    /// Feed-forward width F.
+    pub intermediate_size: usize,
+    /// Layers.
+    pub num_hidden_layers: usize,
+    /// Heads.
+    pub num_attention_heads: usize,
+    /// Added to the variance in norms.
+    pub layer_norm_eps: f64,
+    /// Non-linearity of the feed-forward networks.
+    pub hidden_act: Activation,
 }
 
-impl EncoderPlan {
+impl EncoderSizes {
+    /// The sizes that `keys` give, those of `missing` where they give none.
+    pub(crate) fn read(keys: Keys<'_>, missing: &Self) -> Result<Self, ModelError> {
+        let act = keys.text("hidden_act")?;
+        let sizes = Self {
+            hidden_size: keys.size_or("hidden_size", missing.hidden_size)?,
+            intermediate_size: keys.size_or("intermediate_size", missing.intermediate_size)?,
+            num_hidden_layers: keys.size_or("num_hidden_layers", missing.num_hidden_layers)?,
+            num_attention_heads: keys
+                .size_or("num_attention_heads", missing.num_attention_heads)?,
+            layer_norm_eps: keys
+                .number("layer_norm_eps")?
+                .unwrap_or(missing.layer_norm_eps),
+            hidden_act: act.map_or(Ok(missing.hidden_act), Activation::from_name)?,
+        };
+        sizes.check()
+    }
+
+    /// Refuses what no checkpoint has and the forward pass could not take.
+    fn check(self) -> Result<Self, ModelError> {
+        let wrong = |key: &str, found: usize, expected| Err(ModelError::key(key, found, expected));
+        let (layers, heads) = (self.num_hidden_layers, self.num_attention_heads);
+        if layers > 10_000 {
+            return wrong("num_hidden_layers", layers, "at most 10000");
+        }
+        if !self.hidden_size.is_multiple_of(heads) {
+            return wrong("num_attention_heads", heads, "a divisor of `hidden_size`");
+        }
+        Ok(self)
+    }
+}
+
+/// The sizes of an encoder of images in patches, under the names of its `config.json`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VisionSizes {
+    /// Side length of the images it was trained on, in pixels.
+    pub image_size: usize,
+    /// Side length of a patch, in pixels.
+    pub patch_size: usize,
+    /// Channels of images.
+    pub num_channels: usize,
+    /// Its transformer.
+    pub encoder: EncoderSizes,
+}
+
+impl VisionSizes {
+    /// The sizes that `keys` give; without them those of the base model with patches of `patch_size`.
+    pub(crate) fn read(
+        keys: Keys<'_>,
+        patch_size: usize,
+        layer_norm_eps: f64,
+        hidden_act: Activation,
+    ) -> Result<Self, ModelError> {
+        let base = EncoderSizes {
+            hidden_size: 768,
+            intermediate_size: 3072,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            layer_norm_eps,
+            hidden_act,
+        };
+        let sizes = Self {
+            image_size: keys.size_or("image_size", 224)?,
+            patch_size: keys.size_or("patch_size", patch_size)?,
+            num_channels: keys.size_or("num_channels", 3)?,
+            encoder: EncoderSizes::read(keys, &base)?,
+        };
+        if sizes.patch_size > sizes.image_size {
+            return Err(keys.wrong("patch_size", "at most `image_size`"));
+        }
+        Ok(sizes)
+    }
+
+    /// Patches of a trained image along each side.
+    pub fn grid(&self) -> usize {
+        self.image_size / self.patch_size
+    }
+}
+
+/// A stack of layers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EncoderPlan<'a> {
+    /// What stands before the number of a layer (`encoder.layers`).
+    pub(crate) at: &'static str,
+    pub(crate) names: LayerNames,
+    pub(crate) sizes: &'a EncoderSizes,
+}
+
+impl EncoderPlan<'_> {
     /// The tensors of all layers.
     pub(crate) fn tensors(&self, names: &mut Names) {
-        let (c, f) = (self.width, self.inner);
-        for layer in 0..self.layers {
+        let (c, f) = (self.sizes.hidden_size, self.sizes.intermediate_size);
+        for layer in 0..self.sizes.num_hidden_layers {
             let at = |part: &str| format!("{}.{layer}.{part}", self.at);
             let LayerNames {
                 query,
@@ -128,7 +220,7 @@ impl EncoderPlan {
 
     /// The layers.
     pub(crate) fn build(&self, source: &ParamSource<'_>) -> Result<Vec<EncoderLayer>, ModelError> {
-        (0..self.layers)
+        (0..self.sizes.num_hidden_layers)
             .map(|layer| EncoderLayer::build(self, layer, source))
             .collect()
     }
@@ -151,23 +243,23 @@ pub(crate) struct EncoderLayer {
 
 impl EncoderLayer {
     fn build(
-        plan: &EncoderPlan,
+        plan: &EncoderPlan<'_>,
         layer: usize,
         source: &ParamSource<'_>,
     ) -> Result<Self, ModelError> {
         let at = |part: &str| format!("{}.{layer}.{part}", plan.at);
         let names = plan.names;
         Ok(Self {
-            norm1: Norm::build(source, &at(names.norm1), plan.eps)?,
+            norm1: Norm::build(source, &at(names.norm1), plan.sizes.layer_norm_eps)?,
             query: source.linear(&at(names.query))?,
             key: source.linear(&at(names.key))?,
             value: source.linear(&at(names.value))?,
             out: source.linear(&at(names.out))?,
-            norm2: Norm::build(source, &at(names.norm2), plan.eps)?,
+            norm2: Norm::build(source, &at(names.norm2), plan.sizes.layer_norm_eps)?,
             fc1: source.linear(&at(names.fc1))?,
             fc2: source.linear(&at(names.fc2))?,
-            heads: plan.heads,
-            act: plan.act,
+            heads: plan.sizes.num_attention_heads,
+            act: plan.sizes.hidden_act,
         })
     }
 
@@ -184,41 +276,15 @@ impl EncoderLayer {
             .apply(self.fc1.forward(self.norm2.layer(x.clone())));
         x + self.fc2.forward(h)
     }
-
-    fn linears(&self) -> [&AdaptedLinear; 6] {
-        [
-            &self.query,
-            &self.key,
-            &self.value,
-            &self.out,
-            &self.fc1,
-            &self.fc2,
-        ]
-    }
 }
 
-impl Parts for EncoderLayer {
-    fn parts(&self, visit: &mut dyn FnMut(Part<'_>)) {
-        self.norm1.parts(visit);
-        self.norm2.parts(visit);
-        self.linears()
-            .into_iter()
-            .for_each(|linear| linear.parts(visit));
-    }
-
-    fn parts_mut(&mut self, visit: &mut dyn FnMut(PartMut<'_>)) {
-        self.norm1.parts_mut(visit);
-        self.norm2.parts_mut(visit);
-        let linears = [
-            &mut self.query,
-            &mut self.key,
-            &mut self.value,
-            &mut self.out,
-            &mut self.fc1,
-            &mut self.fc2,
-        ];
-        for linear in linears {
-            linear.parts_mut(visit);
-        }
-    }
-}
+walked_by_parts!(EncoderLayer {
+    norm1,
+    norm2,
+    query,
+    key,
+    value,
+    out,
+    fc1,
+    fc2
+});

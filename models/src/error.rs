@@ -188,3 +188,14 @@ fn and_more(more: usize) -> String {
         more => format!(" and {more} more"),
     }
 }
+
+impl ModelError {
+    /// The error that `key` is `found` where `expected` is needed.
+    pub(crate) fn key(key: &str, found: impl ToString, expected: &'static str) -> Self {
+        Self::Key {
+            key: key.to_owned(),
+            found: found.to_string(),
+            expected,
+        }
+    }
+}

@@ -45,6 +45,11 @@ impl<'a> Keys<'a> {
             .transpose()
     }
 
+    /// A size; `default` when it is absent.
+    pub(crate) fn size_or(self, key: &str, default: usize) -> Result<usize, ModelError> {
+        Ok(self.optional_size(key)?.unwrap_or(default))
+    }
+
     /// A number that may be absent.
     pub(crate) fn number(self, key: &str) -> Result<Option<f64>, ModelError> {
         let wrong = || self.wrong(key, "a number");
@@ -105,11 +110,7 @@ impl<'a> Keys<'a> {
             .0
             .get(key)
             .map_or_else(|| "missing".to_owned(), |value| format!("`{value}`"));
-        ModelError::Key {
-            key: key.to_owned(),
-            found,
-            expected,
-        }
+        ModelError::key(key, found, expected)
     }
 }
 

@@ -23,7 +23,7 @@ pub use clip::{
     Clip, ClipLayout, ClipText, ClipTextConfig, ClipTextOutput, ClipVision, ClipVisionConfig,
     ClipVisionOutput, Preprocessor, Resize,
 };
-pub use encoder::Activation;
+pub use encoder::{Activation, EncoderSizes, VisionSizes};
 pub use error::ModelError;
 pub use gradients::{Gradients, backward_from, collect};
 pub use llama::{Block, KeyValueCache, Llama, LlamaConfig, Segment, TokenBatch};

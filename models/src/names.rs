@@ -14,25 +14,25 @@ impl Names {
         self.0.push((name.into(), shape.to_vec()));
     }
 
+    /// A module with a weight of this shape, its outputs first, and a bias.
+    pub(crate) fn affine(&mut self, module: &str, weight: &[usize]) {
+        self.tensor(format!("{module}.weight"), weight);
+        self.tensor(format!("{module}.bias"), &weight[..1]);
+    }
+
     /// A linear layer with a bias.
     pub(crate) fn linear(&mut self, module: &str, [outputs, inputs]: [usize; 2]) {
-        self.tensor(format!("{module}.weight"), &[outputs, inputs]);
-        self.tensor(format!("{module}.bias"), &[outputs]);
+        self.affine(module, &[outputs, inputs]);
     }
 
     /// A convolution of a square kernel with a bias.
     pub(crate) fn conv(&mut self, module: &str, [outputs, inputs]: [usize; 2], kernel: usize) {
-        self.tensor(
-            format!("{module}.weight"),
-            &[outputs, inputs, kernel, kernel],
-        );
-        self.tensor(format!("{module}.bias"), &[outputs]);
+        self.affine(module, &[outputs, inputs, kernel, kernel]);
     }
 
     /// A norm with scale and shift.
     pub(crate) fn norm(&mut self, module: &str, width: usize) {
-        self.tensor(format!("{module}.weight"), &[width]);
-        self.tensor(format!("{module}.bias"), &[width]);
+        self.affine(module, &[width]);
     }
 
     /// What was collected.
@@ -66,15 +66,10 @@ pub(crate) fn modules(
             module.bias = true;
             continue;
         }
-        let kind = match *shape.as_slice() {
-            _ if is_embedding(name) => ModuleKind::Embedding,
-            [outputs, inputs] => ModuleKind::Linear { inputs, outputs },
-            [outputs, inputs, height, width] => ModuleKind::Conv2d {
-                inputs,
-                outputs,
-                kernel: [height, width],
-            },
-            _ => ModuleKind::Other,
+        let kind = if is_embedding(name) {
+            ModuleKind::Embedding
+        } else {
+            ModuleKind::of_weight(shape)
         };
         modules.push(Module::new(name, kind));
     }

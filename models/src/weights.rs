@@ -87,26 +87,18 @@ impl<'a> ParamSource<'a> {
         let Some(shape) = self.shapes.get(name) else {
             unreachable!("`{name}` is asked for and is not among the tensors of the model")
         };
-        let target = if shape.len() == 1 {
-            FloatDType::F32
-        } else {
-            self.compute
-        };
-        let value = match self.values {
+        match self.values {
             Values::Checkpoint(checkpoint) => {
-                let tensor = checkpoint.read(name)?.cast(file_dtype(target.into()))?;
-                let value = device_tensor(tensor, self.device);
-                checkpoint.release(name);
-                value
+                read_param(checkpoint, name, shape, self.compute, self.device)
             }
             Values::Random(random) => {
                 let values = self.initial(name, shape, random);
                 let n = values.len();
-                let data = TensorData::new(values, [n]);
-                Tensor::<1>::from_data(data, self.device).cast(target)
+                let value = Tensor::<1>::from_data(TensorData::new(values, [n]), self.device);
+                let value = value.cast(kept_in(self.compute, shape));
+                Ok(Param::new(name, shape, value))
             }
-        };
-        Ok(Param::new(name, shape, value))
+        }
     }
 
     fn initial(&self, name: &str, shape: &[usize], random: &RandomSource) -> Vec<f32> {
@@ -157,6 +149,33 @@ impl<'a> ParamSource<'a> {
             [stride; 2],
             [padding; 2],
         ))
+    }
+}
+
+/// The tensor `name` of a checkpoint as a frozen parameter: a vector in f32, anything else in `compute`.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn read_param(
+    checkpoint: &Checkpoint,
+    name: &str,
+    shape: &[usize],
+    compute: FloatDType,
+    device: &Device,
+) -> Result<Param, ModelError> {
+    let target = kept_in(compute, shape).into();
+    let tensor = checkpoint.read(name)?.cast(file_dtype(target))?;
+    let value = device_tensor(tensor, device);
+    checkpoint.release(name);
+    Ok(Param::new(name, shape, value))
+}
+
+/// Vectors (norms, biases) are kept in f32.
+fn kept_in(compute: FloatDType, shape: &[usize]) -> FloatDType {
+    if shape.len() == 1 {
+        FloatDType::F32
+    } else {
+        compute
     }
 }
 

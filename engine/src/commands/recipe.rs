@@ -125,11 +125,7 @@ fn check(source: &RecipeArgs) -> Result<(), Failure> {
 fn summary(recipe: &Recipe) -> String {
     let model = &recipe.model;
     let (method, train) = (method_name(recipe), &recipe.train);
-    let model = model
-        .path
-        .as_deref()
-        .or(model.preset.as_deref())
-        .unwrap_or("a model with random weights");
+    let model = model.source().unwrap_or("a model with random weights");
     let length = length(train);
     let (data, rows) = (recipe.data.path.as_slice().join("`, `"), train.batch_size);
     format!(

@@ -43,7 +43,11 @@ impl Parts<'_> {
     }
 
     fn check_widths(&self) -> Result<(), DiffusionError> {
-        let widths: Vec<usize> = self.texts.iter().map(|text| text.hidden_size).collect();
+        let widths: Vec<usize> = self
+            .texts
+            .iter()
+            .map(|text| text.encoder.hidden_size)
+            .collect();
         let wanted = self.unet.cross_attention_dim();
         if widths.iter().sum::<usize>() == wanted {
             return Ok(());

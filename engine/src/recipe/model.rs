@@ -47,6 +47,11 @@ pub struct Model {
 }
 
 impl Model {
+    /// What it is called: by `path`, else by `preset`.
+    pub fn source(&self) -> Option<&str> {
+        self.path.as_deref().or(self.preset.as_deref())
+    }
+
     /// Where the tokenizer is read from: `tokenizer`, else `path`.
     pub fn tokenizer_source(&self) -> Option<&str> {
         self.tokenizer.as_deref().or(self.path.as_deref())

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use temper_adapters::peft::Module;
 
 use crate::ModelError;
-use crate::encoder::{Activation, CLIP, EncoderPlan};
+use crate::encoder::{Activation, CLIP, EncoderPlan, EncoderSizes};
 use crate::keys::{Keys, merged, read_json};
 use crate::names::{Names, count, modules};
 
@@ -21,20 +21,10 @@ use crate::names::{Names, count, modules};
 pub struct ClipTextConfig {
     /// Rows of the token embedding.
     pub vocab_size: usize,
-    /// Model width C.
-    pub hidden_size: usize,
-    /// Feed-forward width F.
-    pub intermediate_size: usize,
-    /// Layers.
-    pub num_hidden_layers: usize,
-    /// Heads.
-    pub num_attention_heads: usize,
+    /// Its transformer.
+    pub encoder: EncoderSizes,
     /// Positions: longest text in tokens.
     pub max_position_embeddings: usize,
-    /// Added to the variance in norms.
-    pub layer_norm_eps: f64,
-    /// Non-linearity of the feed-forward networks.
-    pub hidden_act: Activation,
     /// Token that ends a text. 2 is the number that old files wrongly give: the pooled state is then taken at the largest id.
     pub eos_token_id: u32,
     /// Width of [`ClipTextOutput::text_embeds`](super::ClipTextOutput), if the model projects (`CLIPTextModelWithProjection`).
@@ -78,31 +68,25 @@ impl ClipTextConfig {
         };
         let projection = match projection {
             Some(width) => width,
-            None => keys.optional_size("projection_dim")?.unwrap_or(512),
+            None => keys.size_or("projection_dim", 512)?,
         };
-        let size = |key: &str, default: usize| {
-            Ok::<usize, ModelError>(keys.optional_size(key)?.unwrap_or(default))
+        let missing = EncoderSizes {
+            hidden_size: 512,
+            intermediate_size: 2048,
+            num_hidden_layers: 12,
+            num_attention_heads: 8,
+            layer_norm_eps: 1e-5,
+            hidden_act: Activation::QuickGelu,
         };
-        let config = Self {
-            vocab_size: size("vocab_size", 49408)?,
-            hidden_size: size("hidden_size", 512)?,
-            intermediate_size: size("intermediate_size", 2048)?,
-            num_hidden_layers: size("num_hidden_layers", 12)?,
-            num_attention_heads: size("num_attention_heads", 8)?,
-            max_position_embeddings: size("max_position_embeddings", 77)?,
-            layer_norm_eps: keys.number("layer_norm_eps")?.unwrap_or(1e-5),
-            hidden_act: Activation::from_name(keys.text("hidden_act")?.unwrap_or("quick_gelu"))?,
+        Ok(Self {
+            vocab_size: keys.size_or("vocab_size", 49408)?,
+            encoder: EncoderSizes::read(keys, &missing)?,
+            max_position_embeddings: keys.size_or("max_position_embeddings", 77)?,
             eos_token_id: eos_token_id(keys)?,
             projection: projects.then_some(projection),
             declared: projects || !architectures.is_empty(),
             source: keys.0.as_object().cloned().unwrap_or_default(),
-        };
-        check_stack(
-            config.num_hidden_layers,
-            config.hidden_size,
-            config.num_attention_heads,
-        )?;
-        Ok(config)
+        })
     }
 
     /// The same as a `config.json`; keys that were read and mean nothing here are kept.
@@ -112,13 +96,14 @@ impl ClipTextConfig {
         } else {
             "CLIPTextModel"
         };
+        let encoder = &self.encoder;
         let mut ours = json!({
             "architectures": [class], "model_type": "clip_text_model",
-            "vocab_size": self.vocab_size, "hidden_size": self.hidden_size,
-            "intermediate_size": self.intermediate_size, "num_hidden_layers": self.num_hidden_layers,
-            "num_attention_heads": self.num_attention_heads,
+            "vocab_size": self.vocab_size, "hidden_size": encoder.hidden_size,
+            "intermediate_size": encoder.intermediate_size, "num_hidden_layers": encoder.num_hidden_layers,
+            "num_attention_heads": encoder.num_attention_heads,
             "max_position_embeddings": self.max_position_embeddings,
-            "layer_norm_eps": self.layer_norm_eps, "hidden_act": self.hidden_act.name(),
+            "layer_norm_eps": encoder.layer_norm_eps, "hidden_act": encoder.hidden_act.name(),
             "eos_token_id": self.eos_token_id,
         });
         if let (Some(width), Some(map)) = (self.projection, ours.as_object_mut()) {
@@ -127,22 +112,17 @@ impl ClipTextConfig {
         merged(&self.source, ours, &[])
     }
 
-    pub(super) fn plan(&self) -> EncoderPlan {
+    pub(super) fn plan(&self) -> EncoderPlan<'_> {
         EncoderPlan {
-            at: "text_model.encoder.layers".to_owned(),
+            at: "text_model.encoder.layers",
             names: CLIP,
-            layers: self.num_hidden_layers,
-            width: self.hidden_size,
-            inner: self.intermediate_size,
-            heads: self.num_attention_heads,
-            eps: self.layer_norm_eps,
-            act: self.hidden_act,
+            sizes: &self.encoder,
         }
     }
 
     /// Every parameter: name (with the prefix `text_model.`) and shape, in the order of the forward pass.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let c = self.hidden_size;
+        let c = self.encoder.hidden_size;
         let mut names = Names::default();
         let embedding = |part: &str| format!("text_model.embeddings.{part}.weight");
         names.tensor(embedding("token_embedding"), &[self.vocab_size, c]);
@@ -177,22 +157,4 @@ fn eos_token_id(keys: Keys<'_>) -> Result<u32, ModelError> {
             .and_then(|id| u32::try_from(id).ok())
             .ok_or_else(|| keys.wrong("eos_token_id", "a token id")),
     }
-}
-
-/// Refuses what no checkpoint has and the forward pass could not take.
-pub(crate) fn check_stack(layers: usize, width: usize, heads: usize) -> Result<(), ModelError> {
-    let wrong = |key: &str, found: usize, expected| {
-        Err(ModelError::Key {
-            key: key.to_owned(),
-            found: found.to_string(),
-            expected,
-        })
-    };
-    if layers > 10_000 {
-        return wrong("num_hidden_layers", layers, "at most 10000");
-    }
-    if !width.is_multiple_of(heads) {
-        return wrong("num_attention_heads", heads, "a divisor of `hidden_size`");
-    }
-    Ok(())
 }

@@ -41,7 +41,7 @@ impl Clip {
         device: &Device,
     ) -> Result<Self, ModelError> {
         let vision = ClipVision::load(directory, compute, device)?;
-        let fallback = Preprocessor::clip(vision.config().image_size);
+        let fallback = Preprocessor::clip(vision.config().vision.image_size);
         Ok(Self {
             text: ClipText::load(directory, compute, device)?,
             preprocessor: Preprocessor::load(directory, fallback)?,

@@ -18,7 +18,6 @@ mod text_load;
 mod vision;
 mod vision_config;
 
-pub(crate) use config::check_stack;
 pub use config::{ClipLayout, ClipTextConfig};
 pub use dual::Clip;
 pub use preprocess::{Preprocessor, Resize};

@@ -1,15 +1,12 @@
 //! The text encoder. Shapes: B texts, T tokens, C model width, P projection width.
 
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
-use temper_adapters::peft::Module;
-use temper_adapters::{Adaptable, AdaptedConv2d, AdaptedLinear, Param, Parameters, RandomSource};
+use temper_adapters::{AdaptedLinear, Param, Parameters, RandomSource};
 
 use super::{ClipLayout, ClipTextConfig};
 use crate::encoder::EncoderLayer;
 use crate::gradients::{collect, wide};
-use crate::layers::{
-    Norm, Part, PartMut, Parts, visit, visit_convs_mut, visit_linears_mut, visit_mut,
-};
+use crate::layers::{Norm, adapted_by_parts, walked_by_parts};
 use crate::ops::plain;
 use crate::weights::ParamSource;
 use crate::{Gradients, ModelError};
@@ -91,7 +88,7 @@ impl ClipText {
             token_embedding: embedding("token")?,
             position_embedding: embedding("position")?,
             layers: config.plan().build(source)?,
-            final_layer_norm: Norm::build(source, norm, config.layer_norm_eps)?,
+            final_layer_norm: Norm::build(source, norm, config.encoder.layer_norm_eps)?,
             text_projection: projection.transpose()?,
             config,
             layout,
@@ -150,7 +147,7 @@ impl ClipText {
         [batch, tokens]: [usize; 2],
     ) -> Result<ClipTextOutput, ModelError> {
         assert!(ids.len() == batch * tokens && tokens > 0, "one id a token");
-        let width = self.config.hidden_size;
+        let width = self.config.encoder.hidden_size;
         let mut states = vec![self.embed(ids, [batch, tokens])?];
         for layer in &self.layers {
             states.push(layer.forward(states[states.len() - 1].clone(), true));
@@ -233,7 +230,7 @@ impl ClipText {
                 vocabulary,
             });
         }
-        let width = self.config.hidden_size;
+        let width = self.config.encoder.hidden_size;
         let ids = self.indices(ids.iter().map(|&id| id as i32).collect());
         let rows = self
             .token_embedding
@@ -260,47 +257,14 @@ fn end_of_text(ids: &[u32], eos_token_id: u32) -> usize {
     ids.iter().position(|&id| id == sought).unwrap_or(0)
 }
 
-impl Parts for ClipText {
-    fn parts(&self, visit: &mut dyn FnMut(Part<'_>)) {
-        visit(Part::Param(&self.token_embedding));
-        visit(Part::Param(&self.position_embedding));
-        self.layers.parts(visit);
-        self.final_layer_norm.parts(visit);
-        self.text_projection.parts(visit);
-    }
-
-    fn parts_mut(&mut self, visit: &mut dyn FnMut(PartMut<'_>)) {
-        visit(PartMut::Param(&mut self.token_embedding));
-        visit(PartMut::Param(&mut self.position_embedding));
-        self.layers.parts_mut(visit);
-        self.final_layer_norm.parts_mut(visit);
-        self.text_projection.parts_mut(visit);
-    }
-}
-
-impl Parameters for ClipText {
-    fn visit(&self, each: &mut dyn FnMut(&Param)) {
-        visit(self, each);
-    }
-
-    fn visit_mut(&mut self, each: &mut dyn FnMut(&mut Param)) {
-        visit_mut(self, each);
-    }
-}
-
-impl Adaptable for ClipText {
-    fn modules(&self) -> Vec<Module> {
-        self.config.modules()
-    }
-
-    fn visit_linears_mut(&mut self, each: &mut dyn FnMut(&mut AdaptedLinear)) {
-        visit_linears_mut(self, each);
-    }
-
-    fn visit_convs_mut(&mut self, each: &mut dyn FnMut(&mut AdaptedConv2d)) {
-        visit_convs_mut(self, each);
-    }
-}
+walked_by_parts!(ClipText {
+    token_embedding,
+    position_embedding,
+    layers,
+    final_layer_norm,
+    text_projection
+});
+adapted_by_parts!(ClipText);
 
 #[cfg(test)]
 mod tests {

@@ -91,12 +91,13 @@ impl ClipVision {
         source: &ParamSource<'_>,
     ) -> Result<Self, ModelError> {
         let at = |part: &str| format!("vision_model.{part}");
-        let norm = |part: &str| Norm::build(source, &at(part), config.layer_norm_eps);
+        let norm =
+            |part: &str| Norm::build(source, &at(part), config.vision.encoder.layer_norm_eps);
         Ok(Self {
             class_embedding: source.param(&at("embeddings.class_embedding"))?,
             patch_embedding: source.conv(
                 &at("embeddings.patch_embedding"),
-                config.patch_size,
+                config.vision.patch_size,
                 0,
             )?,
             position_embedding: source.param(&at("embeddings.position_embedding.weight"))?,
@@ -119,15 +120,16 @@ impl ClipVision {
     /// # Errors
     /// [`ModelError::ImageSize`] for images of another size.
     pub fn forward(&self, pixel_values: Tensor<4>) -> Result<ClipVisionOutput, ModelError> {
-        let side = self.config.image_size;
+        let sizes = &self.config.vision;
+        let side = sizes.image_size;
         let [batch, channels, height, width] = pixel_values.dims();
-        if [channels, height, width] != [self.config.num_channels, side, side] {
+        if [channels, height, width] != [sizes.num_channels, side, side] {
             return Err(ModelError::ImageSize {
                 found: [channels, height, width],
-                expected: [self.config.num_channels, side, side],
+                expected: [sizes.num_channels, side, side],
             });
         }
-        let (patches, c) = (self.config.grid().pow(2), self.config.hidden_size);
+        let (patches, c) = (sizes.grid().pow(2), sizes.encoder.hidden_size);
         let x = self
             .patch_embedding
             .forward(pixel_values.cast(self.compute))

@@ -6,6 +6,7 @@ mod resnet;
 
 pub(crate) use norm::Norm;
 pub(crate) use parts::{
-    Part, PartMut, Parts, visit, visit_convs_mut, visit_linears_mut, visit_mut,
+    Part, PartMut, Parts, adapted_by_parts, is_trained, visit, visit_convs_mut, visit_linears_mut,
+    visit_mut, walked_by_parts,
 };
 pub(crate) use resnet::{Resnet, ResnetPlan};

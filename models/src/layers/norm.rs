@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use temper_adapters::Param;
 
-use super::{Part, PartMut, Parts};
+use super::walked_by_parts;
 use crate::weights::ParamSource;
 use crate::{ModelError, group_norm, layer_norm};
 
@@ -40,14 +40,4 @@ impl Norm {
     }
 }
 
-impl Parts for Norm {
-    fn parts(&self, visit: &mut dyn FnMut(Part<'_>)) {
-        visit(Part::Param(&self.weight));
-        visit(Part::Param(&self.bias));
-    }
-
-    fn parts_mut(&mut self, visit: &mut dyn FnMut(PartMut<'_>)) {
-        visit(PartMut::Param(&mut self.weight));
-        visit(PartMut::Param(&mut self.bias));
-    }
-}
+walked_by_parts!(Norm { weight, bias });

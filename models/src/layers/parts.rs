@@ -32,6 +32,68 @@ pub(crate) trait Parts {
     fn parts_mut(&mut self, visit: &mut dyn FnMut(PartMut<'_>));
 }
 
+/// [`Parts`] of a type whose leaves lie below these fields, visited in this order.
+macro_rules! walked_by_parts {
+    ($tree:ty { $($field:ident),+ }) => {
+        impl $crate::layers::Parts for $tree {
+            fn parts(&self, visit: &mut dyn FnMut($crate::layers::Part<'_>)) {
+                $($crate::layers::Parts::parts(&self.$field, visit);)+
+            }
+
+            fn parts_mut(&mut self, visit: &mut dyn FnMut($crate::layers::PartMut<'_>)) {
+                $($crate::layers::Parts::parts_mut(&mut self.$field, visit);)+
+            }
+        }
+    };
+}
+pub(crate) use walked_by_parts;
+
+/// What training and adapters need of a model that is a tree of [`Parts`], whose `config` knows its modules.
+macro_rules! adapted_by_parts {
+    ($model:ty) => {
+        impl temper_adapters::Parameters for $model {
+            fn visit(&self, visit: &mut dyn FnMut(&temper_adapters::Param)) {
+                $crate::layers::visit(self, visit);
+            }
+
+            fn visit_mut(&mut self, visit: &mut dyn FnMut(&mut temper_adapters::Param)) {
+                $crate::layers::visit_mut(self, visit);
+            }
+        }
+
+        impl temper_adapters::Adaptable for $model {
+            fn modules(&self) -> Vec<temper_adapters::peft::Module> {
+                self.config.modules()
+            }
+
+            fn visit_linears_mut(
+                &mut self,
+                visit: &mut dyn FnMut(&mut temper_adapters::AdaptedLinear),
+            ) {
+                $crate::layers::visit_linears_mut(self, visit);
+            }
+
+            fn visit_convs_mut(
+                &mut self,
+                visit: &mut dyn FnMut(&mut temper_adapters::AdaptedConv2d),
+            ) {
+                $crate::layers::visit_convs_mut(self, visit);
+            }
+        }
+    };
+}
+pub(crate) use adapted_by_parts;
+
+impl Parts for Param {
+    fn parts(&self, visit: &mut dyn FnMut(Part<'_>)) {
+        visit(Part::Param(self));
+    }
+
+    fn parts_mut(&mut self, visit: &mut dyn FnMut(PartMut<'_>)) {
+        visit(PartMut::Param(self));
+    }
+}
+
 impl Parts for AdaptedLinear {
     fn parts(&self, visit: &mut dyn FnMut(Part<'_>)) {
         visit(Part::Linear(self));
@@ -96,6 +158,13 @@ pub(crate) fn visit_mut(tree: &mut dyn Parts, visit: &mut dyn FnMut(&mut Param))
         PartMut::Linear(linear) => linear.visit_mut(visit),
         PartMut::Conv(conv) => conv.visit_mut(visit),
     });
+}
+
+/// Whether a parameter below `tree` is trained.
+pub(crate) fn is_trained(tree: &dyn Parts) -> bool {
+    let mut trained = false;
+    visit(tree, &mut |param| trained |= param.is_trainable());
+    trained
 }
 
 /// Calls `visit` on every linear layer below `tree`.

@@ -3,9 +3,10 @@
 use burn::tensor::Tensor;
 use temper_adapters::{AdaptedConv2d, AdaptedLinear};
 
-use super::{Norm, Part, PartMut, Parts};
+use super::{Norm, walked_by_parts};
 use crate::ModelError;
-use crate::weights::{ParamSource, Tensors};
+use crate::names::Names;
+use crate::weights::ParamSource;
 
 /// `shortcut(x) + conv2(SiLU(GN(conv1(SiLU(GN(x))) + time_emb_proj(emb))))`.
 #[derive(Clone, Debug)]
@@ -38,22 +39,18 @@ pub(crate) struct ResnetPlan {
 
 impl ResnetPlan {
     /// Its tensors.
-    pub(crate) fn tensors(&self, tensors: &mut Tensors) {
+    pub(crate) fn tensors(&self, names: &mut Names) {
         let (c, d) = (self.inputs, self.outputs);
-        let mut add = |part: &str, weight: Vec<usize>| {
-            let bias = vec![weight[0]];
-            tensors.push((format!("{}.{part}.weight", self.name), weight));
-            tensors.push((format!("{}.{part}.bias", self.name), bias));
-        };
-        add("norm1", vec![c]);
-        add("conv1", vec![d, c, 3, 3]);
+        let at = |part: &str| format!("{}.{part}", self.name);
+        names.norm(&at("norm1"), c);
+        names.conv(&at("conv1"), [d, c], 3);
         if let Some(time) = self.time {
-            add("time_emb_proj", vec![d, time]);
+            names.linear(&at("time_emb_proj"), [d, time]);
         }
-        add("norm2", vec![d]);
-        add("conv2", vec![d, d, 3, 3]);
+        names.norm(&at("norm2"), d);
+        names.conv(&at("conv2"), [d, d], 3);
         if c != d {
-            add("conv_shortcut", vec![d, c, 1, 1]);
+            names.conv(&at("conv_shortcut"), [d, c], 1);
         }
     }
 }
@@ -97,22 +94,11 @@ impl Resnet {
     }
 }
 
-impl Parts for Resnet {
-    fn parts(&self, visit: &mut dyn FnMut(Part<'_>)) {
-        self.norm1.parts(visit);
-        self.conv1.parts(visit);
-        self.time_emb_proj.parts(visit);
-        self.norm2.parts(visit);
-        self.conv2.parts(visit);
-        self.conv_shortcut.parts(visit);
-    }
-
-    fn parts_mut(&mut self, visit: &mut dyn FnMut(PartMut<'_>)) {
-        self.norm1.parts_mut(visit);
-        self.conv1.parts_mut(visit);
-        self.time_emb_proj.parts_mut(visit);
-        self.norm2.parts_mut(visit);
-        self.conv2.parts_mut(visit);
-        self.conv_shortcut.parts_mut(visit);
-    }
-}
+walked_by_parts!(Resnet {
+    norm1,
+    conv1,
+    time_emb_proj,
+    norm2,
+    conv2,
+    conv_shortcut
+});

@@ -1,9 +1,8 @@
 //! Which layers of a LLaMA can be adapted.
 
 use temper_adapters::peft::{Module, ModuleKind};
-use temper_adapters::{Adaptable, AdaptedLinear};
 
-use super::{Llama, LlamaConfig};
+use super::LlamaConfig;
 
 impl LlamaConfig {
     /// Every module with parameters, known from the sizes alone.
@@ -20,15 +19,5 @@ impl LlamaConfig {
             }
         };
         self.tensors().into_iter().map(module).collect()
-    }
-}
-
-impl Adaptable for Llama {
-    fn modules(&self) -> Vec<Module> {
-        self.config.modules()
-    }
-
-    fn visit_linears_mut(&mut self, visit: &mut dyn FnMut(&mut AdaptedLinear)) {
-        Self::visit_linears_mut(self, visit);
     }
 }

@@ -80,14 +80,12 @@ impl LlamaConfig {
             intermediate_size: keys.size("intermediate_size")?,
             num_hidden_layers: keys.size("num_hidden_layers")?,
             num_attention_heads: heads,
-            num_key_value_heads: keys.optional_size("num_key_value_heads")?.unwrap_or(heads),
+            num_key_value_heads: keys.size_or("num_key_value_heads", heads)?,
             head_dim: keys
                 .optional_size("head_dim")?
                 .unwrap_or(hidden / heads.max(1)),
             vocab_size: keys.size("vocab_size")?,
-            max_position_embeddings: keys
-                .optional_size("max_position_embeddings")?
-                .unwrap_or(2048),
+            max_position_embeddings: keys.size_or("max_position_embeddings", 2048)?,
             rms_norm_eps: keys.number("rms_norm_eps")?.unwrap_or(1e-6),
             rope_theta: keys.rope_number("rope_theta")?.unwrap_or(1e4),
             rope_scaling: keys.rope_scaling()?,
@@ -106,13 +104,7 @@ impl LlamaConfig {
     }
 
     fn check(self) -> Result<Self, ModelError> {
-        let wrong = |key: &str, found: usize, expected| {
-            Err(ModelError::Key {
-                key: key.to_owned(),
-                found: found.to_string(),
-                expected,
-            })
-        };
+        let wrong = |key: &str, found: usize, expected| Err(ModelError::key(key, found, expected));
         if self.num_key_value_heads == 0
             || !self
                 .num_attention_heads
@@ -132,12 +124,7 @@ impl LlamaConfig {
             ("rms_norm_eps", self.rms_norm_eps),
         ] {
             if !(value.is_finite() && value > 0.0) {
-                let (key, found) = (key.to_owned(), value.to_string());
-                return Err(ModelError::Key {
-                    key,
-                    found,
-                    expected: "a number above 0",
-                });
+                return Err(ModelError::key(key, value, "a number above 0"));
             }
         }
         if !self.head_dim.is_multiple_of(2) {
@@ -284,11 +271,7 @@ impl<'a> Keys<'a> {
             .find_map(|key| table.get(*key)?.as_str())
             .unwrap_or("default");
         let need = |key: &'static str| {
-            let missing = || ModelError::Key {
-                key: format!("rope_scaling.{key}"),
-                found: "missing".to_owned(),
-                expected: "a number",
-            };
+            let missing = || ModelError::key(&format!("rope_scaling.{key}"), "missing", "a number");
             number(table.get(key)).ok().flatten().ok_or_else(missing)
         };
         match kind {

@@ -3,12 +3,11 @@
 use std::path::Path;
 
 use burn::tensor::{Device, FloatDType};
-use temper_adapters::Param;
 use temper_adapters::weights::{Checkpoint, Dtype};
 
 use super::{Llama, LlamaConfig};
 use crate::ModelError;
-use crate::weights::{SaveDirectory, device_tensor, file_dtype};
+use crate::weights::{SaveDirectory, read_param};
 
 impl Llama {
     /// Loads `directory` (config.json, single or sharded safetensors in f32, f16 or bf16).
@@ -59,15 +58,7 @@ impl Llama {
             });
         }
         Self::build(config, compute, |name, shape| {
-            let target = if shape.len() == 1 {
-                FloatDType::F32
-            } else {
-                compute
-            };
-            let tensor = checkpoint.read(name)?.cast(file_dtype(target.into()))?;
-            let value = device_tensor(tensor, device);
-            checkpoint.release(name);
-            Ok(Param::new(name, shape, value))
+            read_param(checkpoint, name, shape, compute, device)
         })
     }
 

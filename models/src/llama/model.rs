@@ -1,9 +1,10 @@
 //! The decoder. Shapes: B rows, T tokens, N = B·T, C model width, F feed-forward width, V vocabulary.
 
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
-use temper_adapters::{AdaptedLinear, Param, Parameters, RandomSource};
+use temper_adapters::{AdaptedLinear, Param, RandomSource};
 
 use super::LlamaConfig;
+use crate::layers::{adapted_by_parts, walked_by_parts};
 use crate::{Heads, Layout, ModelError, attention, rms_norm, swiglu};
 
 /// One decoder block: attention and feed-forward, each on a normalised copy of the residual stream.
@@ -82,49 +83,19 @@ impl Block {
         let gated = swiglu(self.gate_proj.forward(h.clone()), self.up_proj.forward(h));
         x + self.down_proj.forward(gated)
     }
-
-    fn linears(&self) -> [&AdaptedLinear; 7] {
-        [
-            &self.q_proj,
-            &self.k_proj,
-            &self.v_proj,
-            &self.o_proj,
-            &self.gate_proj,
-            &self.up_proj,
-            &self.down_proj,
-        ]
-    }
-
-    fn linears_mut(&mut self) -> [&mut AdaptedLinear; 7] {
-        [
-            &mut self.q_proj,
-            &mut self.k_proj,
-            &mut self.v_proj,
-            &mut self.o_proj,
-            &mut self.gate_proj,
-            &mut self.up_proj,
-            &mut self.down_proj,
-        ]
-    }
 }
 
-impl Parameters for Block {
-    fn visit(&self, visit: &mut dyn FnMut(&Param)) {
-        visit(&self.input_layernorm);
-        visit(&self.post_attention_layernorm);
-        self.linears()
-            .into_iter()
-            .for_each(|linear| linear.visit(visit));
-    }
-
-    fn visit_mut(&mut self, visit: &mut dyn FnMut(&mut Param)) {
-        visit(&mut self.input_layernorm);
-        visit(&mut self.post_attention_layernorm);
-        self.linears_mut()
-            .into_iter()
-            .for_each(|linear| linear.visit_mut(visit));
-    }
-}
+walked_by_parts!(Block {
+    input_layernorm,
+    post_attention_layernorm,
+    q_proj,
+    k_proj,
+    v_proj,
+    o_proj,
+    gate_proj,
+    up_proj,
+    down_proj
+});
 
 /// A causal language model of the LLaMA family.
 ///
@@ -227,24 +198,6 @@ impl Llama {
         self.norm.plain().device()
     }
 
-    /// Calls `visit` on every linear layer; the output head comes last and is flagged.
-    pub fn visit_linears(&self, visit: &mut dyn FnMut(&AdaptedLinear, bool)) {
-        self.layers
-            .iter()
-            .flat_map(Block::linears)
-            .for_each(|linear| visit(linear, false));
-        self.lm_head.iter().for_each(|linear| visit(linear, true));
-    }
-
-    /// The same, to attach, train or merge adapters.
-    pub fn visit_linears_mut(&mut self, visit: &mut dyn FnMut(&mut AdaptedLinear)) {
-        self.layers
-            .iter_mut()
-            .flat_map(Block::linears_mut)
-            .for_each(&mut *visit);
-        self.lm_head.iter_mut().for_each(visit);
-    }
-
     /// The embeddings of `ids`, `[N, C]` in the compute dtype.
     ///
     /// # Errors
@@ -345,22 +298,10 @@ impl Llama {
     }
 }
 
-impl Parameters for Llama {
-    fn visit(&self, visit: &mut dyn FnMut(&Param)) {
-        visit(&self.embed_tokens);
-        self.layers.iter().for_each(|block| block.visit(visit));
-        visit(&self.norm);
-        self.lm_head.iter().for_each(|head| head.visit(visit));
-    }
-
-    fn visit_mut(&mut self, visit: &mut dyn FnMut(&mut Param)) {
-        visit(&mut self.embed_tokens);
-        self.layers
-            .iter_mut()
-            .for_each(|block| block.visit_mut(visit));
-        visit(&mut self.norm);
-        self.lm_head
-            .iter_mut()
-            .for_each(|head| head.visit_mut(visit));
-    }
-}
+walked_by_parts!(Llama {
+    embed_tokens,
+    layers,
+    norm,
+    lm_head
+});
+adapted_by_parts!(Llama);

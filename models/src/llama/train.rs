@@ -5,6 +5,7 @@ use temper_adapters::Parameters;
 
 use super::Llama;
 use crate::gradients::{backward_from, collect};
+use crate::layers;
 use crate::ops::plain;
 use crate::{Gradients, IGNORE, Layout, ModelError, cross_entropy_sum};
 
@@ -165,7 +166,7 @@ impl Llama {
             let leaf = Tensor::from_inner(input).require_grad();
             let mut gradients = backward_from(block.forward(leaf.clone(), &layout), g);
             upstream = leaf.grad_remove(&mut gradients);
-            block.visit(&mut |param| collect(param, &mut gradients, sums));
+            layers::visit(block, &mut |param| collect(param, &mut gradients, sums));
         }
         if let (true, Some(g)) = (self.embed_tokens.is_trainable(), upstream) {
             let mut gradients = backward_from(self.embed(&batch.input_ids, batch.shape)?, g);
@@ -182,7 +183,9 @@ impl Llama {
         if self.embed_tokens.is_trainable() {
             return Some(0);
         }
-        self.layers.iter().position(|block| block.count(true) > 0)
+        self.layers
+            .iter()
+            .position(|block| layers::is_trained(block))
     }
 
     /// A device tensor of zeros, for callers that sum losses.

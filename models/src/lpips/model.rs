@@ -11,6 +11,7 @@ use temper_adapters::{AdaptedConv2d, Param};
 
 use super::plan::{ALEX, Step, VGG};
 use crate::ModelError;
+use crate::names::Names;
 use crate::weights::{ParamSource, Tensors};
 
 /// The means and deviations of ImageNet, for values in [−1, 1].
@@ -213,26 +214,26 @@ fn head(tap: usize) -> String {
 
 /// Names and shapes of the network, whose widths are those of the file.
 fn tensors(steps: &[Step], checkpoint: &Checkpoint) -> Tensors {
-    let mut tensors = Tensors::new();
+    let mut names = Names::default();
     let (mut width, mut taps) = (3, 0);
     for step in steps {
         match *step {
             Step::Conv(number, [kernel, ..]) => {
-                let name = format!("features.{number}.weight");
-                let outputs = checkpoint.info(&name).and_then(|info| info.shape.first());
+                let module = format!("features.{number}");
+                let weight = checkpoint.info(&format!("{module}.weight"));
+                let outputs = weight.and_then(|info| info.shape.first());
                 let outputs = outputs.copied().unwrap_or(width);
-                tensors.push((name, vec![outputs, width, kernel, kernel]));
-                tensors.push((format!("features.{number}.bias"), vec![outputs]));
+                names.conv(&module, [outputs, width], kernel);
                 width = outputs;
             }
             Step::Tap => {
-                tensors.push((head(taps), vec![1, width, 1, 1]));
+                names.tensor(head(taps), &[1, width, 1, 1]);
                 taps += 1;
             }
             Step::Pool(..) => {}
         }
     }
-    tensors
+    names.into_tensors()
 }
 
 /// `net.slice2.3.weight` of the published package is `features.3.weight`; what it holds twice or torchvision's classifier has no use.

@@ -257,13 +257,7 @@ impl SchedulerConfig {
     }
 
     fn check(self) -> Result<Self, ModelError> {
-        let wrong = |key: &str, found: String, expected| {
-            Err(ModelError::Key {
-                key: key.to_owned(),
-                found,
-                expected,
-            })
-        };
+        let wrong = |key: &str, found: String, expected| Err(ModelError::key(key, found, expected));
         let steps = self.num_train_timesteps;
         if !(1..=100_000).contains(&steps) {
             return wrong("num_train_timesteps", steps.to_string(), "1 to 100000");

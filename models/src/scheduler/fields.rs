@@ -10,10 +10,12 @@ pub(super) struct Fields<'a>(&'a Map<String, Value>);
 
 impl<'a> Fields<'a> {
     pub(super) fn new(value: &'a Value) -> Result<Self, ModelError> {
-        value.as_object().map(Self).ok_or_else(|| ModelError::Key {
-            key: "scheduler_config.json".to_owned(),
-            found: shortened(value),
-            expected: "an object of keys and values",
+        value.as_object().map(Self).ok_or_else(|| {
+            ModelError::key(
+                "scheduler_config.json",
+                shortened(value),
+                "an object of keys and values",
+            )
         })
     }
 
@@ -77,11 +79,9 @@ impl<'a> Fields<'a> {
     ) -> Result<Option<T>, ModelError> {
         match self.0.get(key) {
             None | Some(Value::Null) => Ok(None),
-            Some(value) => convert(value).map(Some).ok_or_else(|| ModelError::Key {
-                key: key.to_owned(),
-                found: shortened(value),
-                expected,
-            }),
+            Some(value) => convert(value)
+                .map(Some)
+                .ok_or_else(|| ModelError::key(key, shortened(value), expected)),
         }
     }
 }

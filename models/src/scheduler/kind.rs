@@ -245,12 +245,12 @@ impl SchedulerKind {
     pub(super) fn from_class_name(class: &str) -> Result<Self, ModelError> {
         match CLASSES.iter().find(|(name, _)| *name == class) {
             Some((_, kind)) => Ok(*kind),
-            None => Err(ModelError::Key {
-                key: "_class_name".to_owned(),
-                found: format!("`{class}`"),
-                expected: "a scheduler that is built: DDPMScheduler, DDIMScheduler, PNDMScheduler, EulerDiscreteScheduler, \
+            None => Err(ModelError::key(
+                "_class_name",
+                format!("`{class}`"),
+                "a scheduler that is built: DDPMScheduler, DDIMScheduler, PNDMScheduler, EulerDiscreteScheduler, \
                     EulerAncestralDiscreteScheduler, HeunDiscreteScheduler, DPMSolverMultistepScheduler or UniPCMultistepScheduler",
-            }),
+            )),
         }
     }
 

@@ -106,8 +106,8 @@ impl UnetConfig {
                 .unwrap_or_else(|| vec![8; blocks]),
         };
         let config = Self {
-            in_channels: keys.optional_size("in_channels")?.unwrap_or(4),
-            out_channels: keys.optional_size("out_channels")?.unwrap_or(4),
+            in_channels: keys.size_or("in_channels", 4)?,
+            out_channels: keys.size_or("out_channels", 4)?,
             down_attention: kinds(keys, "down_block_types", DOWN, blocks)?,
             up_attention: kinds(keys, "up_block_types", UP, blocks)?,
             mid_block: mid_block(value)?,
@@ -123,7 +123,7 @@ impl UnetConfig {
                 .unwrap_or_else(|| vec![false; blocks]),
             use_linear_projection: keys.flag("use_linear_projection"),
             upcast_attention: keys.flag("upcast_attention"),
-            norm_num_groups: keys.optional_size("norm_num_groups")?.unwrap_or(32),
+            norm_num_groups: keys.size_or("norm_num_groups", 32)?,
             norm_eps: keys.number("norm_eps")?.unwrap_or(1e-5),
             flip_sin_to_cos: keys
                 .get("flip_sin_to_cos")
@@ -189,7 +189,7 @@ impl UnetConfig {
             ("time_embedding_dim", self.time_embedding_dim),
         ];
         if let Some((key, value)) = wide.into_iter().find(|(_, value)| *value > MOST_CHANNELS) {
-            return Err(wrong(key, value, "at most 1048576"));
+            return Err(ModelError::key(key, value, "at most 1048576"));
         }
         let layers = [
             ("layers_per_block", &self.layers_per_block),
@@ -198,14 +198,22 @@ impl UnetConfig {
         ];
         for (key, counts) in layers {
             if let Some(count) = counts.iter().find(|count| **count > MOST_BLOCKS) {
-                return Err(wrong(key, count, "at most 64"));
+                return Err(ModelError::key(key, count, "at most 64"));
             }
         }
         if !(self.norm_eps.is_finite() && self.norm_eps > 0.0) {
-            return Err(wrong("norm_eps", self.norm_eps, "a number above 0"));
+            return Err(ModelError::key(
+                "norm_eps",
+                self.norm_eps,
+                "a number above 0",
+            ));
         }
         if !(0.0..=1.0).contains(&self.freq_shift) {
-            return Err(wrong("freq_shift", self.freq_shift, "a number from 0 to 1"));
+            return Err(ModelError::key(
+                "freq_shift",
+                self.freq_shift,
+                "a number from 0 to 1",
+            ));
         }
         Ok(self)
     }
@@ -215,30 +223,22 @@ impl UnetConfig {
         let first = self.block_out_channels[0];
         if first < 4 || !first.is_multiple_of(2) {
             let expected = "an even first entry of at least 4 (sines and cosines)";
-            return Err(wrong("block_out_channels", first, expected));
+            return Err(ModelError::key("block_out_channels", first, expected));
         }
         let groups = self.norm_num_groups;
         for (channels, heads) in self.block_out_channels.iter().zip(&self.heads) {
             if !channels.is_multiple_of(groups) {
                 let found = format!("{groups} with {channels} channels");
                 let expected = "a divisor of every entry of `block_out_channels`";
-                return Err(wrong("norm_num_groups", found, expected));
+                return Err(ModelError::key("norm_num_groups", found, expected));
             }
             if !channels.is_multiple_of(*heads) {
                 let found = format!("{heads} with {channels} channels");
                 let expected = "a divisor of the block's channels (it is the number of heads)";
-                return Err(wrong("attention_head_dim", found, expected));
+                return Err(ModelError::key("attention_head_dim", found, expected));
             }
         }
         Ok(())
-    }
-}
-
-fn wrong(key: &str, found: impl ToString, expected: &'static str) -> ModelError {
-    ModelError::Key {
-        key: key.to_owned(),
-        found: found.to_string(),
-        expected,
     }
 }
 

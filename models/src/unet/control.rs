@@ -11,12 +11,12 @@ use burn::tensor::{DType, Device, FloatDType, Tensor};
 use serde_json::{Value, json};
 use temper_adapters::peft::Module;
 use temper_adapters::weights::{Checkpoint, Dtype};
-use temper_adapters::{Adaptable, AdaptedConv2d, AdaptedLinear, Param, Parameters, RandomSource};
+use temper_adapters::{AdaptedConv2d, Parameters, RandomSource};
 
 use super::UnetConfig;
 use crate::gradients::{backward_from, collect, tracked};
 use crate::keys::{Keys, read_json, size};
-use crate::layers::{self, Part, PartMut, Parts};
+use crate::layers::{adapted_by_parts, walked_by_parts};
 use crate::names::{Names, count, modules};
 use crate::weights::{ParamSource, SaveDirectory};
 use crate::{Gradients, ModelError, silu};
@@ -302,36 +302,5 @@ impl ControlEncoder {
     }
 }
 
-impl Parts for ControlEncoder {
-    fn parts(&self, visit: &mut dyn FnMut(Part<'_>)) {
-        self.convs.parts(visit);
-    }
-
-    fn parts_mut(&mut self, visit: &mut dyn FnMut(PartMut<'_>)) {
-        self.convs.parts_mut(visit);
-    }
-}
-
-impl Parameters for ControlEncoder {
-    fn visit(&self, visit: &mut dyn FnMut(&Param)) {
-        layers::visit(self, visit);
-    }
-
-    fn visit_mut(&mut self, visit: &mut dyn FnMut(&mut Param)) {
-        layers::visit_mut(self, visit);
-    }
-}
-
-impl Adaptable for ControlEncoder {
-    fn modules(&self) -> Vec<Module> {
-        self.config.modules()
-    }
-
-    fn visit_linears_mut(&mut self, visit: &mut dyn FnMut(&mut AdaptedLinear)) {
-        layers::visit_linears_mut(self, visit);
-    }
-
-    fn visit_convs_mut(&mut self, visit: &mut dyn FnMut(&mut AdaptedConv2d)) {
-        layers::visit_convs_mut(self, visit);
-    }
-}
+walked_by_parts!(ControlEncoder { convs });
+adapted_by_parts!(ControlEncoder);

@@ -6,7 +6,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use temper_adapters::AdaptedLinear;
 
 use super::{AddedConditions, UnetConfig};
-use crate::layers::{Part, PartMut, Parts};
+use crate::layers::walked_by_parts;
 use crate::ops::plain;
 use crate::weights::ParamSource;
 use crate::{ModelError, silu};
@@ -31,17 +31,7 @@ impl TimestepMlp {
     }
 }
 
-impl Parts for TimestepMlp {
-    fn parts(&self, visit: &mut dyn FnMut(Part<'_>)) {
-        self.linear_1.parts(visit);
-        self.linear_2.parts(visit);
-    }
-
-    fn parts_mut(&mut self, visit: &mut dyn FnMut(PartMut<'_>)) {
-        self.linear_1.parts_mut(visit);
-        self.linear_2.parts_mut(visit);
-    }
-}
+walked_by_parts!(TimestepMlp { linear_1, linear_2 });
 
 /// `time_embedding` and, for SDXL, `add_embedding`.
 #[derive(Clone, Debug)]
@@ -98,17 +88,10 @@ impl Embeddings {
     }
 }
 
-impl Parts for Embeddings {
-    fn parts(&self, visit: &mut dyn FnMut(Part<'_>)) {
-        self.time_embedding.parts(visit);
-        self.add_embedding.parts(visit);
-    }
-
-    fn parts_mut(&mut self, visit: &mut dyn FnMut(PartMut<'_>)) {
-        self.time_embedding.parts_mut(visit);
-        self.add_embedding.parts_mut(visit);
-    }
-}
+walked_by_parts!(Embeddings {
+    time_embedding,
+    add_embedding
+});
 
 /// Sines and cosines of geometrically spaced frequencies (Vaswani et al. 2017, §3.5; `get_timestep_embedding` of diffusers).
 #[derive(Clone, Copy, Debug)]

@@ -39,11 +39,11 @@ const UNDERSTOOD: [(&str, &[&str]); 25] = [
 /// [`ModelError::Unsupported`] naming key and value; [`ModelError::Key`] when `value` is not an object.
 pub(super) fn check_supported(value: &Value) -> Result<(), ModelError> {
     let Some(map) = value.as_object() else {
-        return Err(ModelError::Key {
-            key: "config.json".to_owned(),
-            found: format!("`{value}`"),
-            expected: "an object",
-        });
+        return Err(ModelError::key(
+            "config.json",
+            format!("`{value}`"),
+            "an object",
+        ));
     };
     for (key, understood) in UNDERSTOOD {
         let Some(value) = map.get(key).filter(|value| !value.is_null()) else {

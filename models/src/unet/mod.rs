@@ -13,7 +13,6 @@
 //! Deviation: attention is always computed with an f32 softmax; class embeddings, image conditioning and time-scale-shift blocks are
 //! refused by name.
 
-mod adapt;
 mod config;
 mod control;
 mod embedding;

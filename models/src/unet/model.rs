@@ -3,13 +3,13 @@
 //! Shapes: B images, H × W latent pixels, S text tokens, D text width, T width of the time embedding.
 
 use burn::tensor::{DType, Device, FloatDType, Tensor};
-use temper_adapters::{Param, Parameters};
+use temper_adapters::Parameters;
 
 use super::UnetConfig;
 use super::embedding::Embeddings;
 use super::segment::{Conditions, Segment};
 use crate::ModelError;
-use crate::layers::{self, Part, PartMut, Parts};
+use crate::layers::{adapted_by_parts, walked_by_parts};
 use crate::weights::ParamSource;
 
 /// What a UNet takes, under the names of diffusers. Every float dtype is accepted; values are cast to the compute dtype.
@@ -313,24 +313,8 @@ fn misfit(
     })
 }
 
-impl Parts for Unet {
-    fn parts(&self, visit: &mut dyn FnMut(Part<'_>)) {
-        self.embeddings.parts(visit);
-        self.segments.parts(visit);
-    }
-
-    fn parts_mut(&mut self, visit: &mut dyn FnMut(PartMut<'_>)) {
-        self.embeddings.parts_mut(visit);
-        self.segments.parts_mut(visit);
-    }
-}
-
-impl Parameters for Unet {
-    fn visit(&self, visit: &mut dyn FnMut(&Param)) {
-        layers::visit(self, visit);
-    }
-
-    fn visit_mut(&mut self, visit: &mut dyn FnMut(&mut Param)) {
-        layers::visit_mut(self, visit);
-    }
-}
+walked_by_parts!(Unet {
+    embeddings,
+    segments
+});
+adapted_by_parts!(Unet);

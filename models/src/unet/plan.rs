@@ -5,8 +5,7 @@ use temper_adapters::peft::Module;
 use super::UnetConfig;
 use super::config::MidBlock;
 use crate::layers::ResnetPlan;
-use crate::names::{count, modules};
-use crate::weights::Tensors;
+use crate::names::{Names, count, modules};
 
 /// The sizes of a transformer inside a block.
 #[derive(Clone, Debug)]
@@ -187,35 +186,35 @@ impl UnetConfig {
     /// Every tensor of the checkpoint: name and shape, in the order of the forward pass.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let (c, time) = (self.block_out_channels[0], self.time_embedding_dim);
-        let mut tensors = Tensors::new();
-        affine(&mut tensors, "time_embedding.linear_1", vec![time, c]);
-        affine(&mut tensors, "time_embedding.linear_2", vec![time, time]);
+        let mut names = Names::default();
+        names.linear("time_embedding.linear_1", [time, c]);
+        names.linear("time_embedding.linear_2", [time, time]);
         if let Some(addition) = self.addition {
             let inputs = addition.input_dim;
-            affine(&mut tensors, "add_embedding.linear_1", vec![time, inputs]);
-            affine(&mut tensors, "add_embedding.linear_2", vec![time, time]);
+            names.linear("add_embedding.linear_1", [time, inputs]);
+            names.linear("add_embedding.linear_2", [time, time]);
         }
         for segment in self.plan() {
             match &segment.layer {
                 LayerPlan::Input => {
-                    affine(&mut tensors, "conv_in", vec![c, self.in_channels, 3, 3]);
+                    names.conv("conv_in", [c, self.in_channels], 3);
                 }
                 LayerPlan::Pair(resnet, attention) => {
-                    resnet.tensors(&mut tensors);
+                    resnet.tensors(&mut names);
                     if let Some(attention) = attention {
-                        attention.tensors(&mut tensors);
+                        attention.tensors(&mut names);
                     }
                 }
                 LayerPlan::Downsample(name, c) | LayerPlan::Upsample(name, c) => {
-                    affine(&mut tensors, name, vec![*c, *c, 3, 3]);
+                    names.conv(name, [*c, *c], 3);
                 }
                 LayerPlan::Output => {
-                    affine(&mut tensors, "conv_norm_out", vec![c]);
-                    affine(&mut tensors, "conv_out", vec![self.out_channels, c, 3, 3]);
+                    names.norm("conv_norm_out", c);
+                    names.conv("conv_out", [self.out_channels, c], 3);
                 }
             }
         }
-        tensors
+        names.into_tensors()
     }
 
     /// Number of parameters.
@@ -230,32 +229,29 @@ impl UnetConfig {
 }
 
 impl TransformerPlan {
-    fn tensors(&self, tensors: &mut Tensors) {
+    fn tensors(&self, names: &mut Names) {
         let c = self.channels;
         let at = |part: &str| format!("{}.{part}", self.name);
-        let projection = if self.linear {
-            vec![c, c]
-        } else {
-            vec![c, c, 1, 1]
-        };
-        affine(tensors, &at("norm"), vec![c]);
-        affine(tensors, &at("proj_in"), projection.clone());
+        let projection = [c, c, 1, 1];
+        let projection = &projection[..if self.linear { 2 } else { 4 }];
+        names.norm(&at("norm"), c);
+        names.affine(&at("proj_in"), projection);
         for block in 0..self.depth {
             let at = |part: &str| at(&format!("transformer_blocks.{block}.{part}"));
             for (number, crossed) in [(1, self.only_cross), (2, true)] {
                 let context = if crossed { self.context } else { c };
-                affine(tensors, &at(&format!("norm{number}")), vec![c]);
+                names.norm(&at(&format!("norm{number}")), c);
                 for (part, inputs) in [("to_q", c), ("to_k", context), ("to_v", context)] {
                     let name = at(&format!("attn{number}.{part}.weight"));
-                    tensors.push((name, vec![c, inputs]));
+                    names.tensor(name, &[c, inputs]);
                 }
-                affine(tensors, &at(&format!("attn{number}.to_out.0")), vec![c, c]);
+                names.linear(&at(&format!("attn{number}.to_out.0")), [c, c]);
             }
-            affine(tensors, &at("norm3"), vec![c]);
-            affine(tensors, &at("ff.net.0.proj"), vec![8 * c, c]);
-            affine(tensors, &at("ff.net.2"), vec![c, 4 * c]);
+            names.norm(&at("norm3"), c);
+            names.linear(&at("ff.net.0.proj"), [8 * c, c]);
+            names.linear(&at("ff.net.2"), [c, 4 * c]);
         }
-        affine(tensors, &at("proj_out"), projection);
+        names.affine(&at("proj_out"), projection);
     }
 }
 
@@ -282,11 +278,4 @@ fn end(plan: &mut [SegmentPlan], name: String) {
     if let Some(last) = plan.last_mut() {
         last.ends = Some(name);
     }
-}
-
-/// A module with weight and bias.
-fn affine(tensors: &mut Tensors, module: &str, weight: Vec<usize>) {
-    let bias = vec![weight[0]];
-    tensors.push((format!("{module}.weight"), weight));
-    tensors.push((format!("{module}.bias"), bias));
 }

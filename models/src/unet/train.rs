@@ -7,7 +7,7 @@ use super::model::size_of;
 use super::segment::{Conditions, Segment};
 use super::{Unet, UnetInput};
 use crate::gradients::{add, backward_from, collect, leaf, tracked};
-use crate::layers::{self, Parts};
+use crate::layers::{self, is_trained};
 use crate::ops::plain;
 use crate::{Gradients, ModelError};
 
@@ -70,12 +70,8 @@ impl Unet {
     ) -> Result<UnetStep, ModelError> {
         self.config().check_input(input)?;
         let control = input.control.as_ref();
-        let mut embeddings_trained = false;
-        layers::visit(&self.embeddings, &mut |param| {
-            embeddings_trained |= param.is_trainable();
-        });
         let wanted = Wanted {
-            emb: embeddings_trained,
+            emb: is_trained(&self.embeddings),
             text: tracked(&input.encoder_hidden_states),
             control: control.is_some_and(tracked),
         };
@@ -256,10 +252,4 @@ impl Leaves {
         let d_control = control.and_then(|control| control.grad_remove(gradients));
         self.d_control = add(self.d_control.take(), d_control);
     }
-}
-
-fn is_trained(tree: &dyn Parts) -> bool {
-    let mut trained = false;
-    layers::visit(tree, &mut |param| trained |= param.is_trainable());
-    trained
 }

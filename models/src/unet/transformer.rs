@@ -6,7 +6,7 @@ use burn::tensor::{FloatDType, Tensor};
 use temper_adapters::{AdaptedConv2d, AdaptedLinear};
 
 use super::plan::TransformerPlan;
-use crate::layers::{Norm, Part, PartMut, Parts};
+use crate::layers::{Norm, Part, PartMut, Parts, walked_by_parts};
 use crate::weights::ParamSource;
 use crate::{ModelError, attend_full, geglu};
 
@@ -57,25 +57,12 @@ impl Attention {
     }
 }
 
-impl Parts for Attention {
-    fn parts(&self, visit: &mut dyn FnMut(Part<'_>)) {
-        for linear in [&self.to_q, &self.to_k, &self.to_v, &self.to_out] {
-            linear.parts(visit);
-        }
-    }
-
-    fn parts_mut(&mut self, visit: &mut dyn FnMut(PartMut<'_>)) {
-        let linears = [
-            &mut self.to_q,
-            &mut self.to_k,
-            &mut self.to_v,
-            &mut self.to_out,
-        ];
-        for linear in linears {
-            linear.parts_mut(visit);
-        }
-    }
-}
+walked_by_parts!(Attention {
+    to_q,
+    to_k,
+    to_v,
+    to_out
+});
 
 /// Attention to the picture, attention to the text, feed-forward, each on a normalised copy of the residual stream.
 #[derive(Clone, Debug)]
@@ -121,27 +108,15 @@ impl TransformerBlock {
     }
 }
 
-impl Parts for TransformerBlock {
-    fn parts(&self, visit: &mut dyn FnMut(Part<'_>)) {
-        self.norm1.parts(visit);
-        self.attn1.parts(visit);
-        self.norm2.parts(visit);
-        self.attn2.parts(visit);
-        self.norm3.parts(visit);
-        self.proj.parts(visit);
-        self.out.parts(visit);
-    }
-
-    fn parts_mut(&mut self, visit: &mut dyn FnMut(PartMut<'_>)) {
-        self.norm1.parts_mut(visit);
-        self.attn1.parts_mut(visit);
-        self.norm2.parts_mut(visit);
-        self.attn2.parts_mut(visit);
-        self.norm3.parts_mut(visit);
-        self.proj.parts_mut(visit);
-        self.out.parts_mut(visit);
-    }
-}
+walked_by_parts!(TransformerBlock {
+    norm1,
+    attn1,
+    norm2,
+    attn2,
+    norm3,
+    proj,
+    out
+});
 
 /// `proj_in` or `proj_out`: a 1 × 1 convolution before flattening (SD 1.x), or a linear layer after it.
 #[derive(Clone, Debug)]
@@ -158,18 +133,20 @@ impl Projection {
             Self::Conv(source.conv(name, 1, 0)?)
         })
     }
+}
 
-    fn tree(&self) -> &dyn Parts {
+impl Parts for Projection {
+    fn parts(&self, visit: &mut dyn FnMut(Part<'_>)) {
         match self {
-            Self::Conv(conv) => conv,
-            Self::Linear(linear) => linear,
+            Self::Conv(conv) => conv.parts(visit),
+            Self::Linear(linear) => linear.parts(visit),
         }
     }
 
-    fn tree_mut(&mut self) -> &mut dyn Parts {
+    fn parts_mut(&mut self, visit: &mut dyn FnMut(PartMut<'_>)) {
         match self {
-            Self::Conv(conv) => conv,
-            Self::Linear(linear) => linear,
+            Self::Conv(conv) => conv.parts_mut(visit),
+            Self::Linear(linear) => linear.parts_mut(visit),
         }
     }
 }
@@ -230,18 +207,9 @@ fn to_picture(x: Tensor<3>, shape: [usize; 4]) -> Tensor<4> {
     x.swap_dims(1, 2).reshape(shape)
 }
 
-impl Parts for Transformer {
-    fn parts(&self, visit: &mut dyn FnMut(Part<'_>)) {
-        self.norm.parts(visit);
-        self.proj_in.tree().parts(visit);
-        self.blocks.parts(visit);
-        self.proj_out.tree().parts(visit);
-    }
-
-    fn parts_mut(&mut self, visit: &mut dyn FnMut(PartMut<'_>)) {
-        self.norm.parts_mut(visit);
-        self.proj_in.tree_mut().parts_mut(visit);
-        self.blocks.parts_mut(visit);
-        self.proj_out.tree_mut().parts_mut(visit);
-    }
-}
+walked_by_parts!(Transformer {
+    norm,
+    proj_in,
+    blocks,
+    proj_out
+});

@@ -6,9 +6,10 @@ use temper_adapters::{AdaptedConv2d, AdaptedLinear};
 
 use super::VaeConfig;
 use crate::ModelError;
-use crate::layers::{Norm, Part, PartMut, Parts, Resnet, ResnetPlan};
+use crate::layers::{Norm, Resnet, ResnetPlan, walked_by_parts};
+use crate::names::Names;
 use crate::ops::{attend_full, upsample_nearest};
-use crate::weights::{ParamSource, Tensors};
+use crate::weights::ParamSource;
 
 /// Every norm of the autoencoder adds this to the variance.
 pub(super) const EPS: f64 = 1e-6;
@@ -68,26 +69,13 @@ impl Attention {
     }
 }
 
-impl Parts for Attention {
-    fn parts(&self, visit: &mut dyn FnMut(Part<'_>)) {
-        self.group_norm.parts(visit);
-        for linear in [&self.to_q, &self.to_k, &self.to_v, &self.to_out] {
-            linear.parts(visit);
-        }
-    }
-
-    fn parts_mut(&mut self, visit: &mut dyn FnMut(PartMut<'_>)) {
-        self.group_norm.parts_mut(visit);
-        for linear in [
-            &mut self.to_q,
-            &mut self.to_k,
-            &mut self.to_v,
-            &mut self.to_out,
-        ] {
-            linear.parts_mut(visit);
-        }
-    }
-}
+walked_by_parts!(Attention {
+    group_norm,
+    to_q,
+    to_k,
+    to_v,
+    to_out
+});
 
 /// The middle: residual block, attention, residual block.
 #[derive(Clone, Debug)]
@@ -98,20 +86,16 @@ pub(super) struct Mid {
 }
 
 impl Mid {
-    pub(super) fn tensors(config: &VaeConfig, at: &str, width: usize, tensors: &mut Tensors) {
-        resnet(config, format!("{at}.resnets.0"), [width; 2]).tensors(tensors);
+    pub(super) fn tensors(config: &VaeConfig, at: &str, width: usize, names: &mut Names) {
+        resnet(config, format!("{at}.resnets.0"), [width; 2]).tensors(names);
         if config.mid_block_add_attention {
-            let mut add = |part: &str, shape: Vec<usize>| {
-                tensors.push((format!("{at}.attentions.0.{part}"), shape));
-            };
-            add("group_norm.weight", vec![width]);
-            add("group_norm.bias", vec![width]);
+            let at = |part: &str| format!("{at}.attentions.0.{part}");
+            names.norm(&at("group_norm"), width);
             for part in ["to_q", "to_k", "to_v", "to_out.0"] {
-                add(&format!("{part}.weight"), vec![width; 2]);
-                add(&format!("{part}.bias"), vec![width]);
+                names.linear(&at(part), [width; 2]);
             }
         }
-        resnet(config, format!("{at}.resnets.1"), [width; 2]).tensors(tensors);
+        resnet(config, format!("{at}.resnets.1"), [width; 2]).tensors(names);
     }
 
     pub(super) fn build(
@@ -148,19 +132,11 @@ impl Mid {
     }
 }
 
-impl Parts for Mid {
-    fn parts(&self, visit: &mut dyn FnMut(Part<'_>)) {
-        self.before.parts(visit);
-        self.attention.parts(visit);
-        self.after.parts(visit);
-    }
-
-    fn parts_mut(&mut self, visit: &mut dyn FnMut(PartMut<'_>)) {
-        self.before.parts_mut(visit);
-        self.attention.parts_mut(visit);
-        self.after.parts_mut(visit);
-    }
-}
+walked_by_parts!(Mid {
+    before,
+    attention,
+    after
+});
 
 /// The sizes of one level.
 #[derive(Clone, Debug)]
@@ -198,12 +174,10 @@ impl LevelPlan {
     }
 
     /// Its tensors.
-    pub(super) fn tensors(&self, tensors: &mut Tensors) {
-        self.resnets.iter().for_each(|plan| plan.tensors(tensors));
+    pub(super) fn tensors(&self, names: &mut Names) {
+        self.resnets.iter().for_each(|plan| plan.tensors(names));
         if let Some(conv) = self.conv() {
-            let width = self.width();
-            tensors.push((format!("{conv}.weight"), vec![width, width, 3, 3]));
-            tensors.push((format!("{conv}.bias"), vec![width]));
+            names.conv(&conv, [self.width(); 2], 3);
         }
     }
 }
@@ -248,14 +222,4 @@ impl Level {
     }
 }
 
-impl Parts for Level {
-    fn parts(&self, visit: &mut dyn FnMut(Part<'_>)) {
-        self.resnets.parts(visit);
-        self.conv.parts(visit);
-    }
-
-    fn parts_mut(&mut self, visit: &mut dyn FnMut(PartMut<'_>)) {
-        self.resnets.parts_mut(visit);
-        self.conv.parts_mut(visit);
-    }
-}
+walked_by_parts!(Level { resnets, conv });

@@ -6,21 +6,9 @@ use temper_adapters::AdaptedConv2d;
 use super::VaeConfig;
 use super::blocks::{EPS, Level, LevelPlan, Mid, Resize, resnet};
 use crate::ModelError;
-use crate::layers::{Norm, Part, PartMut, Parts};
+use crate::layers::{Norm, walked_by_parts};
+use crate::names::Names;
 use crate::weights::{ParamSource, Tensors};
-
-fn conv(tensors: &mut Tensors, name: &str, [outputs, inputs]: [usize; 2], kernel: usize) {
-    tensors.push((
-        format!("{name}.weight"),
-        vec![outputs, inputs, kernel, kernel],
-    ));
-    tensors.push((format!("{name}.bias"), vec![outputs]));
-}
-
-fn norm(tensors: &mut Tensors, name: &str, width: usize) {
-    tensors.push((format!("{name}.weight"), vec![width]));
-    tensors.push((format!("{name}.bias"), vec![width]));
-}
 
 /// The levels of one side: `widths` outermost first in the encoder, innermost first in the decoder.
 fn levels(
@@ -75,35 +63,30 @@ fn up(config: &VaeConfig) -> Vec<LevelPlan> {
 
 /// Every tensor, in the order of the forward pass.
 pub(super) fn tensors(config: &VaeConfig) -> Tensors {
-    let mut all = Tensors::new();
+    let mut names = Names::default();
     let (first, inner) = (config.first_width(), config.inner_width());
     let z = config.latent_channels;
-    conv(&mut all, "encoder.conv_in", [first, config.in_channels], 3);
+    names.conv("encoder.conv_in", [first, config.in_channels], 3);
     for plan in down(config) {
-        plan.tensors(&mut all);
+        plan.tensors(&mut names);
     }
-    Mid::tensors(config, "encoder.mid_block", inner, &mut all);
-    norm(&mut all, "encoder.conv_norm_out", inner);
-    conv(&mut all, "encoder.conv_out", [2 * z, inner], 3);
+    Mid::tensors(config, "encoder.mid_block", inner, &mut names);
+    names.norm("encoder.conv_norm_out", inner);
+    names.conv("encoder.conv_out", [2 * z, inner], 3);
     if config.use_quant_conv {
-        conv(&mut all, "quant_conv", [2 * z; 2], 1);
+        names.conv("quant_conv", [2 * z; 2], 1);
     }
     if config.use_post_quant_conv {
-        conv(&mut all, "post_quant_conv", [z; 2], 1);
+        names.conv("post_quant_conv", [z; 2], 1);
     }
-    conv(&mut all, "decoder.conv_in", [inner, z], 3);
-    Mid::tensors(config, "decoder.mid_block", inner, &mut all);
+    names.conv("decoder.conv_in", [inner, z], 3);
+    Mid::tensors(config, "decoder.mid_block", inner, &mut names);
     for plan in up(config) {
-        plan.tensors(&mut all);
+        plan.tensors(&mut names);
     }
-    norm(&mut all, "decoder.conv_norm_out", first);
-    conv(
-        &mut all,
-        "decoder.conv_out",
-        [config.out_channels, first],
-        3,
-    );
-    all
+    names.norm("decoder.conv_norm_out", first);
+    names.conv("decoder.conv_out", [config.out_channels, first], 3);
+    names.into_tensors()
 }
 
 /// Images to the mean and log-variance of their latents.
@@ -151,25 +134,14 @@ impl Encoder {
     }
 }
 
-impl Parts for Encoder {
-    fn parts(&self, visit: &mut dyn FnMut(Part<'_>)) {
-        self.conv_in.parts(visit);
-        self.down_blocks.parts(visit);
-        self.mid_block.parts(visit);
-        self.conv_norm_out.parts(visit);
-        self.conv_out.parts(visit);
-        self.quant_conv.parts(visit);
-    }
-
-    fn parts_mut(&mut self, visit: &mut dyn FnMut(PartMut<'_>)) {
-        self.conv_in.parts_mut(visit);
-        self.down_blocks.parts_mut(visit);
-        self.mid_block.parts_mut(visit);
-        self.conv_norm_out.parts_mut(visit);
-        self.conv_out.parts_mut(visit);
-        self.quant_conv.parts_mut(visit);
-    }
-}
+walked_by_parts!(Encoder {
+    conv_in,
+    down_blocks,
+    mid_block,
+    conv_norm_out,
+    conv_out,
+    quant_conv
+});
 
 /// Latents to images.
 #[derive(Clone, Debug)]
@@ -213,22 +185,11 @@ impl Decoder {
     }
 }
 
-impl Parts for Decoder {
-    fn parts(&self, visit: &mut dyn FnMut(Part<'_>)) {
-        self.post_quant_conv.parts(visit);
-        self.conv_in.parts(visit);
-        self.mid_block.parts(visit);
-        self.up_blocks.parts(visit);
-        self.conv_norm_out.parts(visit);
-        self.conv_out.parts(visit);
-    }
-
-    fn parts_mut(&mut self, visit: &mut dyn FnMut(PartMut<'_>)) {
-        self.post_quant_conv.parts_mut(visit);
-        self.conv_in.parts_mut(visit);
-        self.mid_block.parts_mut(visit);
-        self.up_blocks.parts_mut(visit);
-        self.conv_norm_out.parts_mut(visit);
-        self.conv_out.parts_mut(visit);
-    }
-}
+walked_by_parts!(Decoder {
+    post_quant_conv,
+    conv_in,
+    mid_block,
+    up_blocks,
+    conv_norm_out,
+    conv_out
+});

@@ -98,12 +98,12 @@ impl VaeConfig {
             .unwrap_or_else(|| vec![64]);
         check_supported(keys, widths.len())?;
         let config = Self {
-            in_channels: keys.optional_size("in_channels")?.unwrap_or(3),
-            out_channels: keys.optional_size("out_channels")?.unwrap_or(3),
-            layers_per_block: keys.optional_size("layers_per_block")?.unwrap_or(1),
-            latent_channels: keys.optional_size("latent_channels")?.unwrap_or(4),
-            norm_num_groups: keys.optional_size("norm_num_groups")?.unwrap_or(32),
-            sample_size: keys.optional_size("sample_size")?.unwrap_or(32),
+            in_channels: keys.size_or("in_channels", 3)?,
+            out_channels: keys.size_or("out_channels", 3)?,
+            layers_per_block: keys.size_or("layers_per_block", 1)?,
+            latent_channels: keys.size_or("latent_channels", 4)?,
+            norm_num_groups: keys.size_or("norm_num_groups", 32)?,
+            sample_size: keys.size_or("sample_size", 32)?,
             scaling_factor: keys.number("scaling_factor")?.unwrap_or(0.18215),
             shift_factor: keys.number("shift_factor")?,
             force_upcast: keys.flag_or("force_upcast", true)?,
@@ -117,13 +117,7 @@ impl VaeConfig {
     }
 
     fn check(self) -> Result<Self, ModelError> {
-        let wrong = |key: &str, found: String, expected| {
-            Err(ModelError::Key {
-                key: key.to_owned(),
-                found,
-                expected,
-            })
-        };
+        let wrong = |key: &str, found: String, expected| Err(ModelError::key(key, found, expected));
         let groups = self.norm_num_groups;
         if let Some(width) = self
             .block_out_channels
@@ -238,11 +232,11 @@ fn check_supported(keys: Keys<'_>, levels: usize) -> Result<(), ModelError> {
             );
         }
         if types.len() != levels {
-            return Err(ModelError::Key {
-                key: key.to_owned(),
-                found: format!("a list of {}", types.len()),
-                expected: "as many entries as `block_out_channels`",
-            });
+            return Err(ModelError::key(
+                key,
+                format!("a list of {}", types.len()),
+                "as many entries as `block_out_channels`",
+            ));
         }
     }
     for key in ["latents_mean", "latents_std"] {

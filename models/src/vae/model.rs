@@ -3,14 +3,13 @@
 use std::path::Path;
 
 use burn::tensor::{DType, Device, FloatDType, Tensor};
-use temper_adapters::peft::Module;
 use temper_adapters::weights::{Checkpoint, Dtype, View};
-use temper_adapters::{Adaptable, AdaptedConv2d, AdaptedLinear, Param, Parameters, RandomSource};
+use temper_adapters::{Parameters, RandomSource};
 
 use super::coder::{Decoder, Encoder};
 use super::{Posterior, VaeConfig};
 use crate::gradients::{collect, wide};
-use crate::layers::{Part, PartMut, Parts, visit, visit_convs_mut, visit_linears_mut, visit_mut};
+use crate::layers::{adapted_by_parts, walked_by_parts};
 use crate::ops::plain;
 use crate::weights::{ParamSource, SaveDirectory};
 use crate::{Gradients, ModelError};
@@ -223,38 +222,5 @@ fn with_current_names(checkpoint: &Checkpoint) -> Result<Checkpoint, ModelError>
     Ok(checkpoint.views(checkpoint.names().map(view).collect::<Vec<_>>())?)
 }
 
-impl Parts for Vae {
-    fn parts(&self, visit: &mut dyn FnMut(Part<'_>)) {
-        self.encoder.parts(visit);
-        self.decoder.parts(visit);
-    }
-
-    fn parts_mut(&mut self, visit: &mut dyn FnMut(PartMut<'_>)) {
-        self.encoder.parts_mut(visit);
-        self.decoder.parts_mut(visit);
-    }
-}
-
-impl Parameters for Vae {
-    fn visit(&self, each: &mut dyn FnMut(&Param)) {
-        visit(self, each);
-    }
-
-    fn visit_mut(&mut self, each: &mut dyn FnMut(&mut Param)) {
-        visit_mut(self, each);
-    }
-}
-
-impl Adaptable for Vae {
-    fn modules(&self) -> Vec<Module> {
-        self.config.modules()
-    }
-
-    fn visit_linears_mut(&mut self, each: &mut dyn FnMut(&mut AdaptedLinear)) {
-        visit_linears_mut(self, each);
-    }
-
-    fn visit_convs_mut(&mut self, each: &mut dyn FnMut(&mut AdaptedConv2d)) {
-        visit_convs_mut(self, each);
-    }
-}
+walked_by_parts!(Vae { encoder, decoder });
+adapted_by_parts!(Vae);

@@ -5,8 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::ModelError;
-use crate::clip::check_stack;
-use crate::encoder::{Activation, EncoderPlan, VIT};
+use crate::encoder::{Activation, EncoderPlan, VIT, VisionSizes};
 use crate::keys::{Keys, read_json};
 use crate::names::{Names, count};
 
@@ -19,24 +18,8 @@ use crate::names::{Names, count};
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct DinoVitConfig {
-    /// Side length of the images it was trained on, in pixels.
-    pub image_size: usize,
-    /// Side length of a patch, in pixels.
-    pub patch_size: usize,
-    /// Channels of images.
-    pub num_channels: usize,
-    /// Model width C.
-    pub hidden_size: usize,
-    /// Feed-forward width F.
-    pub intermediate_size: usize,
-    /// Layers.
-    pub num_hidden_layers: usize,
-    /// Heads.
-    pub num_attention_heads: usize,
-    /// Added to the variance in norms.
-    pub layer_norm_eps: f64,
-    /// Non-linearity of the feed-forward networks.
-    pub hidden_act: Activation,
+    /// Images, patches and the transformer.
+    pub vision: VisionSizes,
 }
 
 impl DinoVitConfig {
@@ -77,62 +60,32 @@ impl DinoVitConfig {
                 hint: "DINO's queries, keys and values have biases",
             });
         }
-        let size = |key: &str, default: usize| {
-            Ok::<usize, ModelError>(keys.optional_size(key)?.unwrap_or(default))
-        };
-        let config = Self {
-            image_size: size("image_size", 224)?,
-            patch_size: size("patch_size", 16)?,
-            num_channels: size("num_channels", 3)?,
-            hidden_size: size("hidden_size", 768)?,
-            intermediate_size: size("intermediate_size", 3072)?,
-            num_hidden_layers: size("num_hidden_layers", 12)?,
-            num_attention_heads: size("num_attention_heads", 12)?,
-            layer_norm_eps: keys.number("layer_norm_eps")?.unwrap_or(1e-12),
-            hidden_act: Activation::from_name(keys.text("hidden_act")?.unwrap_or("gelu"))?,
-        };
-        check_stack(
-            config.num_hidden_layers,
-            config.hidden_size,
-            config.num_attention_heads,
-        )?;
-        if config.patch_size > config.image_size {
-            return Err(keys.wrong("patch_size", "at most `image_size`"));
-        }
-        Ok(config)
+        Ok(Self {
+            vision: VisionSizes::read(keys, 16, 1e-12, Activation::Gelu)?,
+        })
     }
 
-    /// Patches of a trained image along each side.
-    pub fn grid(&self) -> usize {
-        self.image_size / self.patch_size
-    }
-
-    pub(super) fn plan(&self) -> EncoderPlan {
+    pub(super) fn plan(&self) -> EncoderPlan<'_> {
         EncoderPlan {
-            at: "encoder.layer".to_owned(),
+            at: "encoder.layer",
             names: VIT,
-            layers: self.num_hidden_layers,
-            width: self.hidden_size,
-            inner: self.intermediate_size,
-            heads: self.num_attention_heads,
-            eps: self.layer_norm_eps,
-            act: self.hidden_act,
+            sizes: &self.vision.encoder,
         }
     }
 
     /// Every parameter: name and shape, in the order of the forward pass.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let c = self.hidden_size;
+        let c = self.vision.encoder.hidden_size;
         let mut names = Names::default();
         names.tensor("embeddings.cls_token", &[1, 1, c]);
         names.tensor(
             "embeddings.position_embeddings",
-            &[1, self.grid().pow(2) + 1, c],
+            &[1, self.vision.grid().pow(2) + 1, c],
         );
         names.conv(
             "embeddings.patch_embeddings.projection",
-            [c, self.num_channels],
-            self.patch_size,
+            [c, self.vision.num_channels],
+            self.vision.patch_size,
         );
         self.plan().tensors(&mut names);
         names.norm("layernorm", c);

@@ -94,9 +94,9 @@ impl DinoVit {
         Ok(Self {
             cls_token: source.param("embeddings.cls_token")?,
             position_embeddings: source.param("embeddings.position_embeddings")?,
-            projection: source.conv(projection, config.patch_size, 0)?,
+            projection: source.conv(projection, config.vision.patch_size, 0)?,
             layers: config.plan().build(source)?,
-            layernorm: Norm::build(source, "layernorm", config.layer_norm_eps)?,
+            layernorm: Norm::build(source, "layernorm", config.vision.encoder.layer_norm_eps)?,
             config,
             compute: compute.into(),
         })
@@ -116,7 +116,7 @@ impl DinoVit {
         let states = self.forward(pixel_values)?;
         Ok(states
             .narrow(1, 0, 1)
-            .reshape([batch, self.config.hidden_size]))
+            .reshape([batch, self.config.vision.encoder.hidden_size]))
     }
 
     /// States after the last norm, `[B, N + 1, C]` in f32, the class token first, of `pixel_values: [B, 3, H, W]`.
@@ -124,13 +124,14 @@ impl DinoVit {
     /// # Errors
     /// [`ModelError::ImageSize`] for images smaller than a patch or of other channels.
     pub fn forward(&self, pixel_values: Tensor<4>) -> Result<Tensor<3>, ModelError> {
-        let (patch, c) = (self.config.patch_size, self.config.hidden_size);
+        let sizes = &self.config.vision;
+        let (patch, c) = (sizes.patch_size, sizes.encoder.hidden_size);
         let [batch, channels, height, width] = pixel_values.dims();
-        if channels != self.config.num_channels || height < patch || width < patch {
-            let side = self.config.image_size;
+        if channels != sizes.num_channels || height < patch || width < patch {
+            let side = sizes.image_size;
             return Err(ModelError::ImageSize {
                 found: [channels, height, width],
-                expected: [self.config.num_channels, side, side],
+                expected: [sizes.num_channels, side, side],
             });
         }
         let grid = [height / patch, width / patch];
@@ -153,7 +154,8 @@ impl DinoVit {
 
     /// `[1, N + 1, C]`: the class token's position, then the grid's.
     fn positions(&self, grid: [usize; 2]) -> Tensor<3> {
-        let (side, c) = (self.config.grid(), self.config.hidden_size);
+        let sizes = &self.config.vision;
+        let (side, c) = (sizes.grid(), sizes.encoder.hidden_size);
         let table = self.position_embeddings.get_as::<3>(self.compute);
         if grid == [side, side] {
             return table;

@@ -77,14 +77,7 @@ pub(super) fn inspect_recipe(path: &Path) -> Result<Report, Failure> {
         return Ok(report);
     }
     let recipe = Recipe::load(path, &[])?;
-    report.fact(
-        "model",
-        recipe
-            .model
-            .path
-            .as_deref()
-            .or(recipe.model.preset.as_deref()),
-    );
+    report.fact("model", recipe.model.source());
     report.fact("method", method_name(&recipe));
     report.fact("data", recipe.data.path.as_slice().to_vec());
     report.fact("data_kind", recipe.data.kind.as_str());

@@ -128,26 +128,30 @@ pub(super) fn totals(weights: &Checkpoint, report: &mut Report) {
 /// Compares the weights with what the architecture needs.
 fn fit(config: &LlamaConfig, weights: &Checkpoint, report: &mut Report) -> bool {
     let names = weights.compare(&config.tensors().into_iter().collect());
-    let fits = names.missing.is_empty() && names.wrong_shape.is_empty();
-    report.fact(
-        "weights",
-        if fits {
-            "fit the architecture"
-        } else {
-            "do not fit the architecture"
-        },
-    );
-    list("missing", &names.missing, report);
     // A stored copy of tied embeddings or of the rotary frequencies does no harm.
-    list("not_needed", &names.unexpected, report);
+    let fits = names.missing.is_empty() && names.wrong_shape.is_empty();
     let row = |(name, expected, found): &(String, Vec<usize>, Vec<usize>)| {
         vec![json!(name), json!(expected), json!(found)]
     };
     let rows: Vec<Vec<Value>> = names.wrong_shape.iter().map(row).collect();
-    if !rows.is_empty() {
-        report.table("wrong_shape", &["name", "needed", "found"], rows);
-    }
+    say_fit(fits, [&names.missing, &names.unexpected], rows, report);
     fits
+}
+
+/// Says whether weights fit, which are missing and not needed, and which have another shape than is needed.
+pub(super) fn say_fit(
+    fits: bool,
+    [missing, not_needed]: [&[String]; 2],
+    wrong_shape: Vec<Vec<Value>>,
+    report: &mut Report,
+) {
+    let fit = if fits { "fit" } else { "do not fit" };
+    report.fact("weights", format!("{fit} the architecture"));
+    list("missing", missing, report);
+    list("not_needed", not_needed, report);
+    if !wrong_shape.is_empty() {
+        report.table("wrong_shape", &["name", "needed", "found"], wrong_shape);
+    }
 }
 
 /// Adds a list of names, if there are any.
@@ -216,19 +220,8 @@ pub(super) fn modules(path: &Path) -> Result<Vec<Module>, Failure> {
     let weights = Checkpoint::open(path)?;
     let has_bias = |name: &str| weights.info(&format!("{name}.bias")).is_some();
     let module = |tensor: &str| {
-        let (name, shape) = (
-            tensor.strip_suffix(".weight")?,
-            &weights.info(tensor)?.shape,
-        );
-        let kind = match *shape.as_slice() {
-            [outputs, inputs] => ModuleKind::Linear { inputs, outputs },
-            [outputs, inputs, height, width] => ModuleKind::Conv2d {
-                inputs,
-                outputs,
-                kernel: [height, width],
-            },
-            _ => ModuleKind::Other,
-        };
+        let name = tensor.strip_suffix(".weight")?;
+        let kind = ModuleKind::of_weight(&weights.info(tensor)?.shape);
         let module = Module::new(name, kind);
         Some(if has_bias(name) {
             module.with_bias()

@@ -8,7 +8,7 @@ use temper_adapters::peft::{Module, ModuleKind};
 use temper_adapters::weights::Checkpoint;
 use temper_models::{ClipTextConfig, ModelError, UnetConfig, VaeConfig};
 
-use super::model::{has_weights, list, totals};
+use super::model::{has_weights, say_fit, totals};
 use crate::Failure;
 use crate::commands::report::Report;
 
@@ -105,12 +105,12 @@ fn vae(config: &VaeConfig, report: &mut Report) {
 }
 
 fn text(config: &ClipTextConfig, report: &mut Report) {
-    report.fact("layers", config.num_hidden_layers);
-    report.fact("hidden_size", config.hidden_size);
-    report.fact("attention_heads", config.num_attention_heads);
+    report.fact("layers", config.encoder.num_hidden_layers);
+    report.fact("hidden_size", config.encoder.hidden_size);
+    report.fact("attention_heads", config.encoder.num_attention_heads);
     report.fact("vocabulary", config.vocab_size);
     report.fact("positions", config.max_position_embeddings);
-    report.fact("activation", config.hidden_act.name());
+    report.fact("activation", config.encoder.hidden_act.name());
     report.fact("projection", config.projection);
 }
 
@@ -198,19 +198,7 @@ fn fit(network: &Network, weights: &Checkpoint, report: &mut Report) -> bool {
         })
         .collect();
     let fits = missing.is_empty() && surplus.is_empty() && wrong.is_empty();
-    report.fact(
-        "weights",
-        if fits {
-            "fit the architecture"
-        } else {
-            "do not fit the architecture"
-        },
-    );
-    list("missing", &missing, report);
-    list("not_needed", &surplus, report);
-    if !wrong.is_empty() {
-        report.table("wrong_shape", &["name", "needed", "found"], wrong);
-    }
+    say_fit(fits, [&missing, &surplus], wrong, report);
     fits
 }
 

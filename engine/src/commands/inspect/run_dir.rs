@@ -63,14 +63,7 @@ fn recipe(path: &Path, report: &mut Report) {
         .clone()
         .or_else(|| Some(path.file_name()?.to_string_lossy().into_owned()));
     report.fact("name", name);
-    report.fact(
-        "model",
-        recipe
-            .model
-            .path
-            .as_deref()
-            .or(recipe.model.preset.as_deref()),
-    );
+    report.fact("model", recipe.model.source());
     report.fact("method", method_name(&recipe));
     report.fact("data", recipe.data.path.as_slice().to_vec());
     match recipe.train.length() {

@@ -105,7 +105,7 @@ impl Opened {
 
 /// The layers after the one that is read get no gradient; training them would be an error of the recipe elsewhere.
 fn leave_unused(encoder: &mut ClipText, skipped: usize, xl: bool) {
-    let layers = encoder.config().num_hidden_layers;
+    let layers = encoder.config().encoder.num_hidden_layers;
     encoder.visit_mut(&mut |param| {
         let name = param.name();
         let layer = name

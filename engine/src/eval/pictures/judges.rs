@@ -76,7 +76,7 @@ impl Judges {
         let mut clip = None;
         if let Some(path) = &paths.clip {
             let model = Clip::load(path, dtype, &device.device).map_err(unusable("clip", path))?;
-            let side = model.vision.config().image_size;
+            let side = model.vision.config().vision.image_size;
             let input = input(path, || ModelInput::clip(side))?;
             ids.clip = Some(identify(path, Some(&input))?);
             clip = Some((model, input, path.clone()));
@@ -85,7 +85,7 @@ impl Judges {
         if let Some(path) = &paths.dino {
             let model =
                 DinoVit::load(path, dtype, &device.device).map_err(unusable("dino", path))?;
-            let side = model.config().image_size;
+            let side = model.config().vision.image_size;
             let input = input(path, || ModelInput::dino(side))?;
             ids.dino = Some(identify(path, Some(&input))?);
             dino = Some((model, input));
