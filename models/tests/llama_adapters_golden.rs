@@ -1,10 +1,13 @@
 //! LLaMA with OFT, COFT and LoRA against PEFT: logits, gradients, merged weights (`tests/golden/oft/llama_*`).
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
+use common::{assert_close, values};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use temper_adapters::peft::{AdapterConfig, AdapterFile, LoraConfig, ModulePattern, OftConfig};
@@ -13,33 +16,11 @@ use temper_adapters::{Adaptable, Parameters, RandomSource, attach, attach_traine
 use temper_models::{Llama, LlamaConfig};
 
 fn case(name: &str) -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/oft")).join(name)
+    common::case("oft").join(name)
 }
 
 fn random() -> RandomSource {
     RandomSource::new(|purpose| ChaCha8Rng::seed_from_u64(purpose.len() as u64))
-}
-
-fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    let tensor = if tensor.is_autodiff() {
-        tensor.inner()
-    } else {
-        tensor
-    };
-    tensor.into_data().try_to_vec().unwrap()
-}
-
-fn assert_close(what: &str, ours: &[f32], theirs: &[f32], rtol: f32, atol: f32) {
-    assert_eq!(ours.len(), theirs.len(), "{what}: number of values");
-    let worst = ours
-        .iter()
-        .zip(theirs)
-        .map(|(a, b)| (a - b).abs() / (atol + rtol * b.abs()))
-        .fold(0.0, f32::max);
-    assert!(
-        worst <= 1.0,
-        "{what}: worst error is {worst} times the tolerance"
-    );
 }
 
 fn load(name: &str) -> Llama {

@@ -2,52 +2,19 @@
 //! Tolerances are those of `tests/golden/llama/README.md`.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use burn::tensor::{Device, FloatDType, Tensor};
+use burn::tensor::{Device, FloatDType};
+use common::{assert_close, ids, integers, values};
 use temper_adapters::Parameters;
 use temper_adapters::weights::{Checkpoint, Dtype};
 use temper_models::{Layout, Llama, Segment, TokenBatch};
 
 fn case(name: &str) -> PathBuf {
-    PathBuf::from(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../tests/golden/llama"
-    ))
-    .join(name)
-}
-
-fn integers(file: &Checkpoint, name: &str) -> Vec<i64> {
-    let tensor = file.read(name).unwrap();
-    assert_eq!(tensor.dtype(), Dtype::I64, "{name}");
-    tensor
-        .data()
-        .chunks_exact(8)
-        .map(|bytes| i64::from_le_bytes(bytes.try_into().unwrap()))
-        .collect()
-}
-
-fn ids(file: &Checkpoint, name: &str) -> Vec<u32> {
-    integers(file, name)
-        .into_iter()
-        .map(|id| id as u32)
-        .collect()
-}
-
-fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().try_to_vec().unwrap()
-}
-
-/// Compares and reports the worst entry: |a − b| <= atol + rtol·|b|.
-fn assert_close(name: &str, ours: &[f32], theirs: &[f32], rtol: f32, atol: f32) {
-    assert_eq!(ours.len(), theirs.len(), "{name}: number of values");
-    let excess = |(a, b): (&f32, &f32)| (a - b).abs() / (atol + rtol * b.abs());
-    let worst = ours.iter().zip(theirs).map(excess).fold(0.0, f32::max);
-    assert!(
-        worst <= 1.0,
-        "{name}: worst error is {worst} times the tolerance"
-    );
+    common::case("llama").join(name)
 }
 
 struct Batch {

@@ -27,18 +27,29 @@ pub(crate) fn tensor<const D: usize>(file: &Checkpoint, name: &str, device: &Dev
 }
 
 /// A recorded int64 tensor.
-pub(crate) fn ids(file: &Checkpoint, name: &str) -> Vec<u32> {
+pub(crate) fn integers(file: &Checkpoint, name: &str) -> Vec<i64> {
     let tensor = file.read(name).unwrap();
     assert_eq!(tensor.dtype(), Dtype::I64, "{name}");
     tensor
         .data()
         .chunks_exact(8)
-        .map(|bytes| i64::from_le_bytes(bytes.try_into().unwrap()) as u32)
+        .map(|bytes| i64::from_le_bytes(bytes.try_into().unwrap()))
         .collect()
 }
 
-/// The values of a tensor.
+/// A recorded int64 tensor of ids.
+pub(crate) fn ids(file: &Checkpoint, name: &str) -> Vec<u32> {
+    let ids = integers(file, name).into_iter();
+    ids.map(|id| id as u32).collect()
+}
+
+/// The values of a tensor, in a graph or not.
 pub(crate) fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    let tensor = if tensor.is_autodiff() {
+        tensor.inner()
+    } else {
+        tensor
+    };
     tensor.into_data().try_to_vec().unwrap()
 }
 
