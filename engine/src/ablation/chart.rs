@@ -1,10 +1,10 @@
 //! The results as bars: a group per variant, a bar per exam, a dot per seed.
 
-use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use super::summary::{AblationSummary, ExamSummary};
 use crate::run::RunError;
+use crate::run::chart::{Area, DrawError, INK, font, svg};
 
 const GROUP: i32 = 150;
 const BAR: i32 = 34;
@@ -12,7 +12,6 @@ const LEFT: i32 = 64;
 const TOP: i32 = 50;
 const BOTTOM: i32 = 350;
 const HEIGHT: u32 = 392;
-const INK: RGBColor = RGBColor(60, 60, 60);
 const COLOURS: [RGBColor; 4] = [
     RGBColor(21, 84, 150),
     RGBColor(214, 84, 18),
@@ -20,23 +19,21 @@ const COLOURS: [RGBColor; 4] = [
     RGBColor(130, 90, 160),
 ];
 
-type DrawError = Box<dyn std::error::Error>;
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-
 /// Draws the summary as SVG text.
 pub(super) fn render(summary: &AblationSummary) -> Result<String, RunError> {
-    let mut svg = String::new();
-    draw(&mut svg, summary).map_err(|error| RunError::Chart {
-        reason: error.to_string(),
-    })?;
-    Ok(svg)
-}
-
-fn draw(svg: &mut String, summary: &AblationSummary) -> Result<(), DrawError> {
     let group = GROUP.max(summary.exams.len() as i32 * (BAR + 6) + 40);
     let width = LEFT + summary.rows().count() as i32 * group + 20;
-    let area = SVGBackend::with_string(svg, (width as u32, HEIGHT)).into_drawing_area();
-    area.fill(&WHITE)?;
+    svg((width as u32, HEIGHT), |area| {
+        draw(area, summary, group, width)
+    })
+}
+
+fn draw(
+    area: &Area<'_>,
+    summary: &AblationSummary,
+    group: i32,
+    width: i32,
+) -> Result<(), DrawError> {
     for percent in (0..=100).step_by(20) {
         let y = height(f64::from(percent) / 100.0);
         area.draw(&PathElement::new(
@@ -57,11 +54,10 @@ fn draw(svg: &mut String, summary: &AblationSummary) -> Result<(), DrawError> {
         let bars = arm.results.len() as i32 * (BAR + 6) - 6;
         let x = LEFT + number * group + (group - bars) / 2;
         for (place, result) in (0..).zip(&arm.results) {
-            bar(&area, x + place * (BAR + 6), colour(place), result)?;
+            bar(area, x + place * (BAR + 6), colour(place), result)?;
         }
         area.draw(&Text::new(arm.name.clone(), (x, BOTTOM + 10), font(14)))?;
     }
-    area.present()?;
     Ok(())
 }
 
@@ -84,10 +80,6 @@ fn bar(area: &Area<'_>, x: i32, colour: RGBColor, result: &ExamSummary) -> Resul
     let label = format!("{:.1}", 100.0 * result.mean);
     area.draw(&Text::new(label, (x + 4, ends[0].min(top) - 20), font(12)))?;
     Ok(())
-}
-
-fn font(size: i32) -> TextStyle<'static> {
-    ("sans-serif", size).into_font().color(&INK)
 }
 
 fn colour(place: i32) -> RGBColor {

@@ -5,6 +5,7 @@ use plotters::prelude::*;
 use super::summary::{GRADERS, Group, Score, Summary};
 use super::table::percent;
 use crate::run::RunError;
+use crate::run::chart::{Area, DrawError, INK, font, svg};
 
 const WIDTH: i32 = 880;
 /// Where bars begin and end: 0 and 100 %.
@@ -13,7 +14,7 @@ const RIGHT: i32 = 800;
 const BAR: i32 = 13;
 const GAP: i32 = 14;
 const TOP: i32 = 34;
-const INK: RGBColor = RGBColor(60, 60, 60);
+const STEP: i32 = 3 * BAR + GAP;
 const COLOURS: [RGBColor; 3] = [
     RGBColor(21, 84, 150),
     RGBColor(214, 84, 18),
@@ -32,71 +33,56 @@ pub(crate) fn render_accuracy(summary: &Summary) -> Result<String, RunError> {
         .chain(&summary.by_subject)
         .chain(&summary.by_question_length)
         .collect();
-    let mut svg = String::new();
-    draw(&mut svg, &groups).map_err(|error| RunError::Chart {
-        reason: error.to_string(),
-    })?;
-    Ok(svg)
+    let height = TOP + groups.len() as i32 * STEP + 24;
+    svg((WIDTH as u32, height as u32), |area| {
+        draw(area, &groups, height)
+    })
 }
 
-type DrawError = Box<dyn std::error::Error>;
-
-fn draw(svg: &mut String, groups: &[&Group]) -> Result<(), DrawError> {
-    let step = 3 * BAR + GAP;
-    let height = TOP + groups.len() as i32 * step + 24;
-    let root = SVGBackend::with_string(svg, (WIDTH as u32, height as u32)).into_drawing_area();
-    root.fill(&WHITE)?;
-    let font = |size: i32| ("sans-serif", size).into_font().color(&INK);
+fn draw(area: &Area<'_>, groups: &[&Group], height: i32) -> Result<(), DrawError> {
     for tenth in (0..=10).step_by(2) {
         let x = position(f64::from(tenth) / 10.0);
-        root.draw(&PathElement::new(
+        area.draw(&PathElement::new(
             [(x, TOP - 6), (x, height - 20)],
             INK.mix(0.2),
         ))?;
         let label = format!("{} %", tenth * 10);
-        root.draw(&Text::new(label, (x - 12, height - 16), font(12)))?;
+        area.draw(&Text::new(label, (x - 12, height - 16), font(12)))?;
     }
     for (name, (place, colour)) in GRADERS.into_iter().zip((0..).zip(COLOURS)) {
         let x = LEFT + place * 160;
-        root.draw(&Rectangle::new([(x, 6), (x + 12, 18)], colour.filled()))?;
-        root.draw(&Text::new(name.to_owned(), (x + 18, 6), font(13)))?;
+        area.draw(&Rectangle::new([(x, 6), (x + 12, 18)], colour.filled()))?;
+        area.draw(&Text::new(name.to_owned(), (x + 18, 6), font(13)))?;
     }
     for (row, group) in (0..).zip(groups) {
-        let y = TOP + row * step;
+        let y = TOP + row * STEP;
         let label = format!("{} ({})", group.name, group.problems);
-        root.draw(&Text::new(label, (6, y + BAR), font(14)))?;
+        area.draw(&Text::new(label, (6, y + BAR), font(14)))?;
         for (place, (_, score)) in (0..).zip(group.graders.named()) {
             let colour = COLOURS[place as usize];
-            bar(&root, y + place * BAR, score, colour)?;
+            bar(area, y + place * BAR, score, colour)?;
         }
     }
-    root.present()?;
     Ok(())
 }
 
-fn bar(
-    root: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
-    y: i32,
-    score: &Score,
-    colour: RGBColor,
-) -> Result<(), DrawError> {
+fn bar(area: &Area<'_>, y: i32, score: &Score, colour: RGBColor) -> Result<(), DrawError> {
     let corners = [(LEFT, y + 1), (position(score.accuracy), y + BAR - 1)];
-    root.draw(&Rectangle::new(corners, colour.mix(0.8).filled()))?;
+    area.draw(&Rectangle::new(corners, colour.mix(0.8).filled()))?;
     let error = score.standard_error.unwrap_or(0.0);
     let (low, high) = (
         position(score.accuracy - error),
         position(score.accuracy + error),
     );
     let middle = y + BAR / 2;
-    root.draw(&PathElement::new(
+    area.draw(&PathElement::new(
         [(low, middle), (high, middle)],
         INK.stroke_width(2),
     ))?;
-    let style = ("sans-serif", 11).into_font().color(&INK);
-    root.draw(&Text::new(
+    area.draw(&Text::new(
         percent(score.accuracy),
         (high + 6, y + 1),
-        style,
+        font(11),
     ))?;
     Ok(())
 }

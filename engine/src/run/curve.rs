@@ -4,6 +4,7 @@ use std::path::Path;
 
 use plotters::prelude::*;
 
+use super::chart::{Area, DrawError, draw_names, frame, style_axes, svg};
 use super::{Row, RunError, write_atomic};
 
 const SIZE: (u32, u32) = (960, 540);
@@ -12,7 +13,6 @@ const POINTS: usize = 1500;
 const TRAIN: RGBColor = RGBColor(158, 192, 224);
 const SMOOTH: RGBColor = RGBColor(21, 84, 150);
 const EVAL: RGBColor = RGBColor(214, 84, 18);
-const INK: RGBColor = RGBColor(60, 60, 60);
 
 type Point = (u64, f64);
 
@@ -52,11 +52,7 @@ pub fn render_curve(title: &str, rows: &[Row]) -> Result<String, RunError> {
         train: thin_out(&train),
         eval,
     };
-    let mut svg = String::new();
-    draw(&mut svg, title, &lines).map_err(|error| RunError::Chart {
-        reason: error.to_string(),
-    })?;
-    Ok(svg)
+    svg(SIZE, |area| draw(area, title, &lines))
 }
 
 struct Lines {
@@ -65,29 +61,12 @@ struct Lines {
     eval: Vec<Point>,
 }
 
-type DrawError = Box<dyn std::error::Error>;
-
-fn draw(svg: &mut String, title: &str, lines: &Lines) -> Result<(), DrawError> {
-    let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
-    root.fill(&WHITE)?;
+fn draw(area: &Area<'_>, title: &str, lines: &Lines) -> Result<(), DrawError> {
     let (steps, losses) = ranges(lines);
-    let mut chart = ChartBuilder::on(&root)
-        .caption(title, ("sans-serif", 22).into_font().color(&INK))
-        .margin(16)
-        .margin_right(28)
-        .x_label_area_size(46)
-        .y_label_area_size(64)
-        .build_cartesian_2d(steps, losses)?;
-    chart
-        .configure_mesh()
-        .x_desc("step")
-        .y_desc("loss")
-        .label_style(("sans-serif", 14).into_font().color(&INK))
-        .axis_desc_style(("sans-serif", 16).into_font().color(&INK))
-        .axis_style(INK.mix(0.5))
-        .bold_line_style(INK.mix(0.12))
-        .light_line_style(TRANSPARENT)
-        .draw()?;
+    let mut chart = frame(area, title, 64).build_cartesian_2d(steps, losses)?;
+    let mut mesh = chart.configure_mesh();
+    style_axes(&mut mesh);
+    mesh.x_desc("step").y_desc("loss").draw()?;
     let few = lines.train.len() <= 2;
     for (name, points, color, width) in [
         ("train", &lines.train, TRAIN, 1),
@@ -106,15 +85,7 @@ fn draw(svg: &mut String, title: &str, lines: &Lines) -> Result<(), DrawError> {
             chart.draw_series(points.iter().map(|&at| Circle::new(at, 4, color.filled())))?;
         }
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
-        .label_font(("sans-serif", 14).into_font().color(&INK))
-        .background_style(WHITE.mix(0.85))
-        .border_style(INK.mix(0.25))
-        .draw()?;
-    root.present()?;
-    Ok(())
+    draw_names(&mut chart, SeriesLabelPosition::UpperRight)
 }
 
 /// Axes that hold every point, with a margin, and are never of zero length.

@@ -10,6 +10,7 @@
 //!
 //! Nothing here knows tensors or recipes.
 
+pub(crate) mod chart;
 mod clock;
 mod curve;
 mod dir;

@@ -5,9 +5,9 @@ use std::ops::Range;
 use plotters::prelude::*;
 
 use crate::run::RunError;
+use crate::run::chart::{Area, DrawError, draw_names, frame, style_axes, svg};
 
 const SIZE: (u32, u32) = (960, 540);
-const INK: RGBColor = RGBColor(60, 60, 60);
 /// Distinct for most eyes, and in grey.
 const COLOURS: [RGBColor; 6] = [
     RGBColor(21, 84, 150),
@@ -37,38 +37,21 @@ pub(super) struct Chart {
 impl Chart {
     /// The picture as SVG text. Values that are not finite are left out.
     pub(super) fn render(&self) -> Result<String, RunError> {
-        let mut svg = String::new();
-        self.draw(&mut svg).map_err(|error| RunError::Chart {
-            reason: error.to_string(),
-        })?;
-        Ok(svg)
+        svg(SIZE, |area| self.draw(area))
     }
 
-    fn draw(&self, svg: &mut String) -> Result<(), Box<dyn std::error::Error>> {
-        let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
-        root.fill(&WHITE)?;
+    fn draw(&self, area: &Area<'_>) -> Result<(), DrawError> {
         let points = || {
             let all = self.series.iter().flat_map(|series| &series.points);
             all.copied().filter(|(_, y)| y.is_finite())
         };
         let (x, y) = (range(points().map(|p| p.0)), range(points().map(|p| p.1)));
-        let mut chart = ChartBuilder::on(&root)
-            .caption(&self.title, ("sans-serif", 22).into_font().color(&INK))
-            .margin(16)
-            .margin_right(28)
-            .x_label_area_size(46)
-            .y_label_area_size(92)
-            .build_cartesian_2d(x, y)?;
-        chart
-            .configure_mesh()
-            .x_desc(self.x)
+        let mut chart = frame(area, &self.title, 92).build_cartesian_2d(x, y)?;
+        let mut mesh = chart.configure_mesh();
+        style_axes(&mut mesh);
+        mesh.x_desc(self.x)
             .y_desc(self.y)
             .y_label_formatter(&|value| label(*value))
-            .label_style(("sans-serif", 14).into_font().color(&INK))
-            .axis_desc_style(("sans-serif", 16).into_font().color(&INK))
-            .axis_style(INK.mix(0.5))
-            .bold_line_style(INK.mix(0.12))
-            .light_line_style(TRANSPARENT)
             .draw()?;
         for (series, colour) in self.series.iter().zip(COLOURS.into_iter().cycle()) {
             let finite = series.points.iter().copied().filter(|(_, y)| y.is_finite());
@@ -80,15 +63,7 @@ impl Chart {
                 });
             chart.draw_series(finite.map(|at| Circle::new(at, 3, colour.filled())))?;
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
-            .label_font(("sans-serif", 14).into_font().color(&INK))
-            .background_style(WHITE.mix(0.85))
-            .border_style(INK.mix(0.25))
-            .draw()?;
-        root.present()?;
-        Ok(())
+        draw_names(&mut chart, SeriesLabelPosition::UpperLeft)
     }
 }
 
