@@ -191,10 +191,7 @@ pub(crate) fn measure_edges(
     rows.sort_by(|a, b| a.file.cmp(&b.file));
     left_out.tell();
     if all.is_empty() {
-        return Err(EvalError::NothingToScore {
-            path: request.generated.clone(),
-            counts: left_out.counts(),
-        });
+        return Err(left_out.nothing_to_score(&request.generated));
     }
     let used: BTreeSet<&Path> = pairs.iter().map(|(map, _)| *map).collect();
     let figure = |of: fn(&EdgeScores) -> f64| Figure::of(all.iter().map(of));

@@ -84,6 +84,14 @@ impl LeftOuts {
         }
     }
 
+    /// When nothing in `path` is left.
+    pub(crate) fn nothing_to_score(&self, path: &Path) -> EvalError {
+        EvalError::NothingToScore {
+            path: path.to_owned(),
+            counts: self.counts(),
+        }
+    }
+
     /// For a table: `, 2 black, 1 unreadable`.
     pub(crate) fn counts(&self) -> String {
         let counts = [

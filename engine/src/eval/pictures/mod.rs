@@ -27,7 +27,7 @@ pub use control::{ControlSummary, EdgeRow, EdgeSummary, LabelSummary};
 pub use files::{LeftOut, LeftOuts, Unfit};
 pub use judges::{JudgeId, JudgeIds};
 pub use mean::Figure;
-pub use summary::{OneSubject, PictureRow, PromptScores, RealScores, Scores, SubjectSummary};
+pub use summary::{OneSubject, PictureRow, PromptScores, Scores, SubjectSummary};
 
 pub(crate) use control::{EdgeRequest, LabelRequest, measure_edges, measure_labels};
 pub(crate) use judges::{JudgePaths, Judges};

@@ -9,10 +9,7 @@ use super::judges::{Judges, dot};
 use super::mean::{Figure, Pairs};
 use super::prompts::{Prompts, sheet};
 use super::seen::{CLIP, Counter, DINO, Seen, mean_cosines, pair_cosines, see};
-use super::summary::{
-    OneSubject, PictureRow, PromptScores, RealScores, Scores, SubjectSummary, over_subjects,
-    over_subjects_real,
-};
+use super::summary::{OneSubject, PictureRow, PromptScores, Scores, SubjectSummary, over_subjects};
 use crate::eval::EvalError;
 use crate::run::{Progress, Verbosity, note};
 
@@ -60,10 +57,7 @@ pub(crate) fn measure_subjects(
     let summary = summarise(judges, measured);
     summary.left_out.tell();
     if summary.pictures == 0 {
-        return Err(EvalError::NothingToScore {
-            path: request.generated.clone(),
-            counts: summary.left_out.counts(),
-        });
+        return Err(summary.left_out.nothing_to_score(&request.generated));
     }
     if summary.without_prompt > 0 {
         note(&format!(
@@ -87,8 +81,8 @@ fn summarise(judges: &Judges, subjects: Vec<OneSubject>) -> SubjectSummary {
         real_pictures: subjects.iter().map(|subject| subject.real_pictures).sum(),
         without_prompt: subjects.iter().map(|subject| subject.without_prompt).sum(),
         left_out,
-        scores: over_subjects(&subjects),
-        real: over_subjects_real(&subjects),
+        scores: over_subjects(&subjects, |one| &one.scores),
+        real: over_subjects(&subjects, |one| &one.real),
         subjects,
     }
 }
@@ -112,10 +106,7 @@ impl Work<'_> {
         let (real, real_out) = see(self.judges, &subject.real, &mut self.counter)?;
         if real.is_empty() {
             real_out.tell();
-            return Err(EvalError::NothingToScore {
-                path: common_folder(&subject.real),
-                counts: real_out.counts(),
-            });
+            return Err(real_out.nothing_to_score(common_folder(&subject.real)));
         }
         let (seen, prompts): (Vec<Seen>, Vec<Option<String>>) = pictures
             .into_iter()
@@ -134,10 +125,12 @@ impl Work<'_> {
                 subject: subject.name.clone(),
                 file: seen.file.clone(),
                 prompt: prompts[at].clone(),
-                clip_i: clip_i[at],
-                clip_t: clip_t[at],
-                dino: dino[at],
-                lpips: lpips[at],
+                scores: Scores {
+                    clip_i: clip_i[at],
+                    clip_t: clip_t[at],
+                    dino: dino[at],
+                    lpips: lpips[at],
+                },
                 ..PictureRow::default()
             });
         }
@@ -231,10 +224,11 @@ impl Work<'_> {
     }
 
     /// What the photographs score among each other: what generated pictures could reach at most.
-    fn real(&self, seen: &[Seen], real: &[Seen]) -> Result<RealScores, EvalError> {
+    fn real(&self, seen: &[Seen], real: &[Seen]) -> Result<Scores, EvalError> {
         let all = (0..real.len()).collect();
-        Ok(RealScores {
+        Ok(Scores {
             clip_i: pair_cosines(real, CLIP).figure(),
+            clip_t: None,
             dino: pair_cosines(real, DINO).figure(),
             lpips: self.distances(seen, real, [all].into_iter())?.figure(),
         })
@@ -274,9 +268,9 @@ fn without_word(prompt: &str, word: Option<&str>) -> String {
     kept.join(" ")
 }
 
-fn common_folder(files: &[PathBuf]) -> PathBuf {
+fn common_folder(files: &[PathBuf]) -> &Path {
     let folder = files.first().and_then(|file| file.parent());
-    folder.unwrap_or(Path::new("")).to_owned()
+    folder.unwrap_or(Path::new(""))
 }
 
 /// Pictures with the same pixels: the later and the earlier file.
@@ -307,17 +301,19 @@ fn by_prompt(rows: &[PictureRow]) -> Vec<PromptScores> {
     }
     let one = |prompt: &str| {
         let rows = groups.get(prompt)?;
-        let figure = |score: fn(&PictureRow) -> Option<f64>| {
-            Figure::of(rows.iter().filter_map(|row| score(row)))
+        let figure = |score: fn(&Scores<f64>) -> Option<f64>| {
+            Figure::of(rows.iter().filter_map(|row| score(&row.scores)))
         };
         Some(PromptScores {
             prompt: prompt.to_owned(),
             pictures: rows.len() as u64,
-            clip_i: figure(|row| row.clip_i),
-            clip_t: figure(|row| row.clip_t),
-            dino: figure(|row| row.dino),
-            // Each pair is in the means of both its pictures, so their mean is that of the pairs.
-            lpips: figure(|row| row.lpips).map(|figure| figure.mean),
+            scores: Scores {
+                clip_i: figure(|scores| scores.clip_i),
+                clip_t: figure(|scores| scores.clip_t),
+                dino: figure(|scores| scores.dino),
+                // Each pair is in the means of both its pictures, so their mean is that of the pairs.
+                lpips: figure(|scores| scores.lpips).map(|figure| figure.mean),
+            },
         })
     };
     order.into_iter().filter_map(one).collect()

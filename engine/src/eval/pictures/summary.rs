@@ -9,35 +9,32 @@ use super::judges::JudgeIds;
 use super::mean::Figure;
 use crate::run::note;
 
-/// Figures of generated pictures; without those whose model was not given.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Scores {
+/// Scores of pictures, each a `T`, and their diversity; without those whose model was not given.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Scores<T = Figure, D = T> {
     /// Mean cosine of the embeddings of generated and real pictures by CLIP: how much they show the subject.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub clip_i: Option<Figure>,
+    pub clip_i: Option<T>,
     /// Mean cosine of picture and prompt by CLIP: how much they show what was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub clip_t: Option<Figure>,
+    pub clip_t: Option<T>,
     /// As `clip_i`, by DINO, which tells things of one class apart.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub dino: Option<Figure>,
+    pub dino: Option<T>,
     /// Mean distance of pictures of the same subject and prompt: how different they are.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub lpips: Option<Figure>,
+    pub lpips: Option<D>,
 }
 
-/// The same figures of the photographs among each other; no picture is compared with itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct RealScores {
-    /// Mean cosine by CLIP.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub clip_i: Option<Figure>,
-    /// Mean cosine by DINO.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub dino: Option<Figure>,
-    /// Mean distance.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub lpips: Option<Figure>,
+impl<T, D> Default for Scores<T, D> {
+    fn default() -> Self {
+        Self {
+            clip_i: None,
+            clip_t: None,
+            dino: None,
+            lpips: None,
+        }
+    }
 }
 
 /// Figures of one prompt.
@@ -47,18 +44,9 @@ pub struct PromptScores {
     pub prompt: String,
     /// Pictures with it.
     pub pictures: u64,
-    /// As in [`Scores`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub clip_i: Option<Figure>,
-    /// As in [`Scores`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub clip_t: Option<Figure>,
-    /// As in [`Scores`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub dino: Option<Figure>,
-    /// Mean distance of its pairs.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub lpips: Option<f64>,
+    /// Over its pictures; the mean distance of its pairs.
+    #[serde(flatten)]
+    pub scores: Scores<Figure, f64>,
 }
 
 /// Figures of one subject.
@@ -79,8 +67,8 @@ pub struct OneSubject {
     pub duplicates: Vec<(PathBuf, PathBuf)>,
     /// Over its pictures.
     pub scores: Scores,
-    /// Of its photographs.
-    pub real: RealScores,
+    /// Of its photographs among each other; no picture is compared with itself, and none has a prompt.
+    pub real: Scores,
     /// By prompt, in the order of the pictures.
     pub prompts: Vec<PromptScores>,
 }
@@ -118,7 +106,7 @@ pub struct SubjectSummary {
     /// Those of the one subject, or means over subjects with errors over subjects.
     pub scores: Scores,
     /// The same of the photographs.
-    pub real: RealScores,
+    pub real: Scores,
     /// Each subject.
     pub subjects: Vec<OneSubject>,
 }
@@ -134,18 +122,9 @@ pub struct PictureRow {
     /// What it was to show.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
-    /// Mean cosine with the photographs by CLIP.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub clip_i: Option<f64>,
-    /// Cosine with the prompt by CLIP.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub clip_t: Option<f64>,
-    /// Mean cosine with the photographs by DINO.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub dino: Option<f64>,
-    /// Mean distance from the other pictures of the same prompt.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub lpips: Option<f64>,
+    /// Its cosines, and its mean distance from the other pictures of the same prompt.
+    #[serde(flatten)]
+    pub scores: Scores<f64>,
     /// Why it does not count.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub left_out: Option<Unfit>,
@@ -175,24 +154,13 @@ fn joined(figures: impl ExactSizeIterator<Item = Option<Figure>>) -> Option<Figu
     Figure::of(figures.iter().map(|figure| figure.mean))
 }
 
-pub(super) fn over_subjects(subjects: &[OneSubject]) -> Scores {
-    let over = |figure: fn(&Scores) -> Option<Figure>| {
-        joined(subjects.iter().map(|one| figure(&one.scores)))
-    };
+/// Each score over the subjects, taken from where `of` finds it.
+pub(super) fn over_subjects(subjects: &[OneSubject], of: fn(&OneSubject) -> &Scores) -> Scores {
+    let over =
+        |score: fn(&Scores) -> Option<Figure>| joined(subjects.iter().map(|one| score(of(one))));
     Scores {
         clip_i: over(|scores| scores.clip_i),
         clip_t: over(|scores| scores.clip_t),
-        dino: over(|scores| scores.dino),
-        lpips: over(|scores| scores.lpips),
-    }
-}
-
-pub(super) fn over_subjects_real(subjects: &[OneSubject]) -> RealScores {
-    let over = |figure: fn(&RealScores) -> Option<Figure>| {
-        joined(subjects.iter().map(|one| figure(&one.real)))
-    };
-    RealScores {
-        clip_i: over(|scores| scores.clip_i),
         dino: over(|scores| scores.dino),
         lpips: over(|scores| scores.lpips),
     }

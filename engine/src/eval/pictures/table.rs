@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::control::{ControlSummary, EdgeSummary, LabelSummary};
 use super::mean::Figure;
-use super::summary::{OneSubject, SubjectSummary};
+use super::summary::{Scores, SubjectSummary};
 
 /// Tables of prompts are shown up to this length.
 const PROMPTS: usize = 40;
@@ -27,7 +27,7 @@ pub(crate) fn subject_table(summary: &SubjectSummary) -> String {
     for (name, ours, theirs) in [
         ("CLIP-I", scores.clip_i, real.clip_i),
         ("DINO", scores.dino, real.dino),
-        ("CLIP-T", scores.clip_t, None),
+        ("CLIP-T", scores.clip_t, real.clip_t),
         ("LPIPS diversity", scores.lpips, real.lpips),
     ] {
         if ours.is_some() || theirs.is_some() {
@@ -37,8 +37,23 @@ pub(crate) fn subject_table(summary: &SubjectSummary) -> String {
     if several {
         let rows = summary.subjects.iter().map(|one| {
             let name = one.subject.clone().unwrap_or_default();
-            let lpips = one.scores.lpips.map(|figure| figure.mean);
-            (name, one.pictures, of_subject(one), lpips)
+            let Scores {
+                clip_i,
+                clip_t,
+                dino,
+                lpips,
+            } = one.scores;
+            let lpips = lpips.map(|figure| figure.mean);
+            (
+                name,
+                one.pictures,
+                Scores {
+                    clip_i,
+                    clip_t,
+                    dino,
+                    lpips,
+                },
+            )
         });
         text.push_str(&rows_table("subject", rows.collect()));
     }
@@ -50,8 +65,7 @@ pub(crate) fn subject_table(summary: &SubjectSummary) -> String {
                     Some(subject) => format!("{subject}: {}", prompt.prompt),
                     None => prompt.prompt.clone(),
                 };
-                let figures = [prompt.clip_i, prompt.dino, prompt.clip_t];
-                (name, prompt.pictures, figures, prompt.lpips)
+                (name, prompt.pictures, prompt.scores)
             })
         });
         text.push_str(&rows_table("prompt", rows.collect()));
@@ -59,11 +73,7 @@ pub(crate) fn subject_table(summary: &SubjectSummary) -> String {
     text.trim_end().to_owned()
 }
 
-fn of_subject(one: &OneSubject) -> [Option<Figure>; 3] {
-    [one.scores.clip_i, one.scores.dino, one.scores.clip_t]
-}
-
-type TableRow = (String, u64, [Option<Figure>; 3], Option<f64>);
+type TableRow = (String, u64, Scores<Figure, f64>);
 
 fn rows_table(title: &str, mut rows: Vec<TableRow>) -> String {
     for (name, ..) in &mut rows {
@@ -79,10 +89,11 @@ fn rows_table(title: &str, mut rows: Vec<TableRow>) -> String {
         "\n{title:<width$}{:>9}{:>10}{:>10}{:>10}{:>10}\n",
         "pictures", "CLIP-I", "DINO", "CLIP-T", "LPIPS"
     );
-    for (name, pictures, figures, lpips) in rows {
+    for (name, pictures, scores) in rows {
+        let figures = [scores.clip_i, scores.dino, scores.clip_t];
         let means = figures.map(|figure| figure.map(|figure| figure.mean));
         let _ = write!(text, "{name:<width$}{pictures:>9}");
-        for value in means.into_iter().chain([lpips]) {
+        for value in means.into_iter().chain([scores.lpips]) {
             let _ = write!(text, "{:>10}", number(value));
         }
         text.push('\n');
