@@ -8,7 +8,7 @@ use temper_adapters::{Adaptable, RandomSource, attach_trained};
 use temper_models::Llama;
 
 use crate::device::{self, OpenDevice};
-use crate::generate::{Limits, Order};
+use crate::generate::{Limits, Order, Sampling};
 use crate::recipe::Compute;
 use crate::{Failure, hub, run};
 
@@ -34,7 +34,37 @@ pub(crate) enum Precision {
     F16,
 }
 
-/// Arguments shared by the commands that generate text.
+/// How the commands that generate text choose tokens.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct SamplingArgs {
+    /// Divides the logits; 0 takes the likeliest token
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f64,
+    /// Sample among the K likeliest tokens
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
+    /// Sample among the likeliest tokens that together have probability P
+    #[arg(long, value_name = "P")]
+    top_p: Option<f64>,
+    /// Seed of the random numbers; a row's draws depend on seed and row alone
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+impl SamplingArgs {
+    pub(crate) fn ending(&self, max_new_tokens: usize, stop: Vec<String>) -> Sampling {
+        Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            seed: self.seed,
+            max_new_tokens,
+            stop,
+        }
+    }
+}
+
+/// How many sequences the commands that generate text run at once.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(crate) struct BatchArgs {
     /// Sequences that run at once

@@ -11,10 +11,8 @@ use serde_json::{Map, Value};
 use temper_datasets::{ChatTemplate, DataError, Message, Renderer, Row, Template, Tokenizer};
 
 use crate::Failure;
-use crate::generate::{
-    Completion, GenerateError, Progress as Step, Prompt, Sampling, Statistics, complete,
-};
-use crate::loading::{BatchArgs, ModelArgs, Precision};
+use crate::generate::{Completion, GenerateError, Progress as Step, Prompt, Statistics, complete};
+use crate::loading::{BatchArgs, ModelArgs, Precision, SamplingArgs};
 use crate::run::{Progress, Verbosity, note, write_atomic};
 
 /// Arguments of `temper generate`.
@@ -39,18 +37,8 @@ pub(crate) struct Args {
     /// Longest completion, in tokens
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
     max_new_tokens: u32,
-    /// Divides the logits; 0 takes the likeliest token
-    #[arg(long, default_value_t = 0.0)]
-    temperature: f64,
-    /// Sample among the K likeliest tokens
-    #[arg(long, value_name = "K")]
-    top_k: Option<usize>,
-    /// Sample among the likeliest tokens that together have probability P
-    #[arg(long, value_name = "P")]
-    top_p: Option<f64>,
-    /// Seed of the random numbers; a row's draws depend on seed and row alone
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    sampling: SamplingArgs,
     /// Text before which a completion ends; may be repeated
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
@@ -122,7 +110,9 @@ enum Source {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let sampling = args.sampling();
+    let sampling = args
+        .sampling
+        .ending(args.max_new_tokens as usize, args.stop.clone());
     sampling.check()?;
     let entries = match (&args.prompt, &args.input) {
         (Some(text), _) => vec![Entry {
@@ -156,17 +146,6 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 }
 
 impl Args {
-    fn sampling(&self) -> Sampling {
-        Sampling {
-            temperature: self.temperature,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            seed: self.seed,
-            max_new_tokens: self.max_new_tokens as usize,
-            stop: self.stop.clone(),
-        }
-    }
-
     /// One prompt: text on the terminal as it grows, or in a file.
     fn show(
         &self,

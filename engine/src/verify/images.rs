@@ -2,15 +2,15 @@
 //! and one training step by each method, an autoencoder there and back.
 
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
+use temper_adapters::ops;
 use temper_adapters::peft::{AdapterConfig, LoraConfig, ModulePattern, OftConfig};
-use temper_adapters::{Parameters, attach, ops};
 use temper_models::{
     Gradients, Unet, UnetConfig, UnetInput, Vae, VaeConfig, attend_full, geglu, group_norm,
     layer_norm, upsample_nearest,
 };
 
 use super::parity::{Operation, Place, compare, forward_and_backward, precisions, tolerance};
-use super::toy::{gradient_error, noise, relative_error, source, values};
+use super::toy::{gradient_error, noise, relative_error, source, train, values};
 use super::{Check, Report};
 use crate::Failure;
 use crate::device::{OpenDevice, dtype_name};
@@ -162,21 +162,10 @@ impl Method {
         Some(config)
     }
 
-    /// The UNet on a device, its adapter moved away from the start.
+    /// The UNet on a device, ready to train.
     fn model(self, compute: FloatDType, device: &Device) -> Result<Unet, Failure> {
         let mut model = Unet::random(unet_config()?, compute, device, &source());
-        match self.config() {
-            None => model.visit_mut(&mut |param| param.set_trainable(true)),
-            Some(config) => {
-                attach(&mut model, &config, &source())?;
-                model.visit_mut(&mut |param| {
-                    if param.is_trainable() {
-                        let noise = noise(param.name(), param.numel(), 0.1, device);
-                        param.set(param.plain() + noise);
-                    }
-                });
-            }
-        }
+        train(&mut model, self.config().as_ref(), device)?;
         Ok(model)
     }
 }

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, FloatDType};
 use temper_adapters::peft::{AdapterConfig, LoraConfig, ModulePattern, OftConfig};
-use temper_adapters::{Parameters, RandomSource, attach};
+use temper_adapters::{Adaptable, RandomSource, attach};
 use temper_datasets::random;
 use temper_models::{Gradients, Llama, LlamaConfig, TokenBatch};
 
@@ -86,23 +86,32 @@ impl Method {
         Some(config)
     }
 
-    /// The model on a device, its trained parameters moved away from their start (where many gradients vanish).
+    /// The model on a device, ready to train.
     pub(super) fn model(self, compute: FloatDType, device: &Device) -> Result<Llama, Failure> {
         let mut model = Llama::random(config(), compute, device, &source());
-        match self.config() {
-            None => model.visit_mut(&mut |param| param.set_trainable(true)),
-            Some(config) => {
-                attach(&mut model, &config, &source())?;
-                model.visit_mut(&mut |param| {
-                    if param.is_trainable() {
-                        let noise = noise(param.name(), param.numel(), 0.1, device);
-                        param.set(param.plain() + noise);
-                    }
-                });
-            }
-        }
+        train(&mut model, self.config().as_ref(), device)?;
         Ok(model)
     }
+}
+
+/// Trains the whole model, or an adapter whose parameters are moved away from their start, where many gradients vanish.
+pub(super) fn train(
+    model: &mut dyn Adaptable,
+    adapter: Option<&AdapterConfig>,
+    device: &Device,
+) -> Result<(), Failure> {
+    let Some(config) = adapter else {
+        model.visit_mut(&mut |param| param.set_trainable(true));
+        return Ok(());
+    };
+    attach(model, config, &source())?;
+    model.visit_mut(&mut |param| {
+        if param.is_trainable() {
+            let noise = noise(param.name(), param.numel(), 0.1, device);
+            param.set(param.plain() + noise);
+        }
+    });
+    Ok(())
 }
 
 /// Normal numbers on a device, drawn on the host.

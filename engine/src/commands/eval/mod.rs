@@ -27,7 +27,7 @@ use crate::eval::{
     score_table, summary_table,
 };
 use crate::generate::Sampling;
-use crate::loading::{BatchArgs, LoadOptions, Precision};
+use crate::loading::{BatchArgs, LoadOptions, Precision, SamplingArgs};
 use crate::recipe::{self, DataKind, LossOn, OverLength, PromptStyle, Recipe, Template};
 use crate::run::{Progress, RunError, Verbosity, note};
 
@@ -177,18 +177,8 @@ struct Asking {
     /// Longest completion, in tokens [default: 512, and 2048 for math]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     max_new_tokens: Option<u32>,
-    /// Divides the logits; 0 takes the likeliest token
-    #[arg(long, default_value_t = 0.0)]
-    temperature: f64,
-    /// Sample among the K likeliest tokens
-    #[arg(long, value_name = "K")]
-    top_k: Option<usize>,
-    /// Sample among the likeliest tokens that together have probability P
-    #[arg(long, value_name = "P")]
-    top_p: Option<f64>,
-    /// Seed of the random numbers
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    sampling: SamplingArgs,
     #[command(flatten)]
     batch: BatchArgs,
 }
@@ -376,14 +366,8 @@ impl Evaluate {
     fn sampling(&self, task: Task) -> Sampling {
         let asking = &self.asking;
         let longest = asking.max_new_tokens.map(|tokens| tokens as usize);
-        Sampling {
-            temperature: asking.temperature,
-            top_k: asking.top_k,
-            top_p: asking.top_p,
-            seed: asking.seed,
-            max_new_tokens: longest.unwrap_or_else(|| task.max_new_tokens()),
-            stop: Vec::new(),
-        }
+        let longest = longest.unwrap_or_else(|| task.max_new_tokens());
+        asking.sampling.ending(longest, Vec::new())
     }
 
     fn perplexity(&self, options: &LoadOptions, output: &Path) -> Result<Outcome, Failure> {
