@@ -77,27 +77,23 @@ impl Studio {
     }
 }
 
-fn eval(given: &[String], more: &[&str]) -> (Value, String) {
-    let fixed = ["eval", "--task", "control", "--json"];
-    let given = given.iter().map(String::as_str);
-    let all: Vec<&str> = fixed
+fn arguments(given: &[String], more: &[&str]) -> Vec<String> {
+    let fixed = ["eval", "--task", "control"].map(str::to_owned);
+    let more = more.iter().map(|&word| word.to_owned());
+    fixed
         .into_iter()
-        .chain(given)
-        .chain(more.iter().copied())
-        .collect();
-    let (out, said) = succeed(&all);
+        .chain(given.iter().cloned())
+        .chain(more)
+        .collect()
+}
+
+fn eval(given: &[String], more: &[&str]) -> (Value, String) {
+    let (out, said) = succeed(&arguments(given, &[more, &["--json"]].concat()));
     (serde_json::from_str(&out).unwrap(), said)
 }
 
 fn refuse(code: i32, given: &[String], more: &[&str]) -> String {
-    let fixed = ["eval", "--task", "control"];
-    let given = given.iter().map(String::as_str);
-    let all: Vec<&str> = fixed
-        .into_iter()
-        .chain(given)
-        .chain(more.iter().copied())
-        .collect();
-    fail(code, &all)
+    fail(code, &arguments(given, more))
 }
 
 /// Both, the first's, the second's edges.

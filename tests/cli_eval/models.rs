@@ -88,7 +88,7 @@ fn a_killed_evaluation_goes_on_and_ends_with_the_same_bytes() {
             .count()
     };
     for kill_after in [1, 6] {
-        let mut child = temper(&args.iter().map(String::as_str).collect::<Vec<_>>())
+        let mut child = temper(&args)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -112,7 +112,7 @@ fn a_killed_evaluation_goes_on_and_ends_with_the_same_bytes() {
     let row = torn.split(|&byte| byte == b'\n').next().unwrap().to_vec();
     torn.extend(&row[..row.len() / 2]);
     std::fs::write(&traces, torn).unwrap();
-    let (_, said) = succeed(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let (_, said) = succeed(&args);
     assert!(
         !said.contains("eval: 1/20"),
         "finished rows are not repeated: {said}"
@@ -181,8 +181,8 @@ fn merged_shards_are_the_whole() {
         args
     };
     let shards: Vec<&str> = shards.iter().map(String::as_str).collect();
-    let run = |args: &[String]| succeed(&args.iter().map(String::as_str).collect::<Vec<_>>()).0;
-    let refused = |args: &[String]| fail(1, &args.iter().map(String::as_str).collect::<Vec<_>>());
+    let run = |args: &[String]| succeed(args).0;
+    let refused = |args: &[String]| fail(1, args);
     let shown = run(&merge(&[shards[2], shards[0], shards[1]], "merged"));
     assert!(shown.starts_with("gsm8k: 7 problems"), "{shown}");
     bench.assert_same("merged", "whole");
@@ -279,7 +279,7 @@ fn rows_without_an_answer_are_named_and_prompts_without_room_are_counted() {
         ),
     );
     let args = bench.args("a", &["--data", text(&data)]);
-    let (shown, said) = succeed(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let (shown, said) = succeed(&args);
     assert!(
         said.contains("line 2 is left out") && said.contains("line 3 is left out"),
         "{said}"

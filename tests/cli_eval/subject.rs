@@ -1,6 +1,6 @@
 //! `temper eval --task subject`: pictures against photographs, by the tiny models of `tests/golden/vision`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use temper_datasets::images::{Photo, grid, read, write_png};
@@ -50,8 +50,7 @@ impl Studio {
     }
 
     fn eval(&self, more: &[&str]) -> (String, String) {
-        let arguments = self.arguments(more);
-        succeed(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+        succeed(&self.arguments(more))
     }
 
     /// The summary as JSON, and what was said on stderr.
@@ -61,11 +60,7 @@ impl Studio {
     }
 
     fn fail(&self, code: i32, more: &[&str]) -> String {
-        let arguments = self.arguments(more);
-        fail(
-            code,
-            &arguments.iter().map(String::as_str).collect::<Vec<_>>(),
-        )
+        fail(code, &self.arguments(more))
     }
 }
 
@@ -103,10 +98,6 @@ fn close(what: &str, ours: &Value, theirs: &Value) {
         }
         _ => assert_eq!(ours, theirs, "{what}"),
     }
-}
-
-fn copy_picture(from: &Path, to: &Path) {
-    std::fs::copy(from, to).unwrap();
 }
 
 #[test]
@@ -404,14 +395,12 @@ fn copies_are_said_and_pictures_in_folders_within_count() {
     let studio = Studio::new();
     let dino = golden("dino");
     std::fs::create_dir(studio.path("generated/more")).unwrap();
-    copy_picture(
-        &studio.path("generated/0.png"),
-        &studio.path("generated/more/0.png"),
-    );
-    copy_picture(
-        &studio.path("real/1.png"),
-        &studio.path("generated/real.png"),
-    );
+    std::fs::copy(
+        studio.path("generated/0.png"),
+        studio.path("generated/more/0.png"),
+    )
+    .unwrap();
+    std::fs::copy(studio.path("real/1.png"), studio.path("generated/real.png")).unwrap();
     let (summary, said) = studio.json(&["--dino", text(&dino)]);
     assert_eq!(summary["pictures"], 7);
     assert_eq!(
@@ -443,7 +432,7 @@ fn wrong_models_and_small_pictures_are_named() {
     // A model directory without its tokenizer.
     std::fs::create_dir(&missing).unwrap();
     for file in ["config.json", "model.safetensors"] {
-        copy_picture(&clip.join(file), &missing.join(file));
+        std::fs::copy(clip.join(file), missing.join(file)).unwrap();
     }
     let said = studio.fail(1, &["--clip", text(&missing)]);
     assert!(

@@ -1,5 +1,7 @@
 //! The binary, its evaluations and their files.
 
+use std::ffi::OsStr;
+use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -11,7 +13,7 @@ pub(super) fn path(relative: &str) -> PathBuf {
     Path::new(ROOT).join(relative)
 }
 
-pub(super) fn temper(args: &[&str]) -> Command {
+pub(super) fn temper(args: &[impl AsRef<OsStr>]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_temper"));
     command.args(args);
     command
@@ -21,12 +23,12 @@ pub(super) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-pub(super) fn output(args: &[&str]) -> Output {
+pub(super) fn output(args: &[impl AsRef<OsStr>]) -> Output {
     temper(args).output().unwrap()
 }
 
 /// What a command that must succeed prints on stdout and says on stderr.
-pub(super) fn succeed(args: &[&str]) -> (String, String) {
+pub(super) fn succeed(args: &[impl AsRef<OsStr> + Debug]) -> (String, String) {
     let output = output(args);
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{args:?}: {said}");
@@ -34,7 +36,7 @@ pub(super) fn succeed(args: &[&str]) -> (String, String) {
 }
 
 /// The message of a command that must fail with this code, and without a panic.
-pub(super) fn fail(code: i32, args: &[&str]) -> String {
+pub(super) fn fail(code: i32, args: &[impl AsRef<OsStr> + Debug]) -> String {
     let output = output(args);
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
@@ -113,14 +115,12 @@ impl Bench {
 
     /// Evaluates, and returns what was printed.
     pub(super) fn eval(&self, name: &str, more: &[&str]) -> String {
-        let args = self.args(name, more);
-        succeed(&args.iter().map(String::as_str).collect::<Vec<_>>()).0
+        succeed(&self.args(name, more)).0
     }
 
     /// Evaluates, must fail, and returns the message.
     pub(super) fn refuse(&self, code: i32, name: &str, more: &[&str]) -> String {
-        let args = self.args(name, more);
-        fail(code, &args.iter().map(String::as_str).collect::<Vec<_>>())
+        fail(code, &self.args(name, more))
     }
 
     pub(super) fn read(&self, name: &str) -> String {
