@@ -232,8 +232,7 @@ impl TransformerPlan {
     fn tensors(&self, names: &mut Names) {
         let c = self.channels;
         let at = |part: &str| format!("{}.{part}", self.name);
-        let projection = [c, c, 1, 1];
-        let projection = &projection[..if self.linear { 2 } else { 4 }];
+        let projection: &[usize] = if self.linear { &[c, c] } else { &[c, c, 1, 1] };
         names.norm(&at("norm"), c);
         names.affine(&at("proj_in"), projection);
         for block in 0..self.depth {

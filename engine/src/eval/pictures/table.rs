@@ -37,23 +37,8 @@ pub(crate) fn subject_table(summary: &SubjectSummary) -> String {
     if several {
         let rows = summary.subjects.iter().map(|one| {
             let name = one.subject.clone().unwrap_or_default();
-            let Scores {
-                clip_i,
-                clip_t,
-                dino,
-                lpips,
-            } = one.scores;
-            let lpips = lpips.map(|figure| figure.mean);
-            (
-                name,
-                one.pictures,
-                Scores {
-                    clip_i,
-                    clip_t,
-                    dino,
-                    lpips,
-                },
-            )
+            let lpips = mean(one.scores.lpips);
+            (name, one.pictures, columns(&one.scores, lpips))
         });
         text.push_str(&rows_table("subject", rows.collect()));
     }
@@ -65,7 +50,8 @@ pub(crate) fn subject_table(summary: &SubjectSummary) -> String {
                     Some(subject) => format!("{subject}: {}", prompt.prompt),
                     None => prompt.prompt.clone(),
                 };
-                (name, prompt.pictures, prompt.scores)
+                let lpips = prompt.scores.lpips;
+                (name, prompt.pictures, columns(&prompt.scores, lpips))
             })
         });
         text.push_str(&rows_table("prompt", rows.collect()));
@@ -73,7 +59,20 @@ pub(crate) fn subject_table(summary: &SubjectSummary) -> String {
     text.trim_end().to_owned()
 }
 
-type TableRow = (String, u64, Scores<Figure, f64>);
+fn mean(figure: Option<Figure>) -> Option<f64> {
+    figure.map(|figure| figure.mean)
+}
+
+fn columns<D>(scores: &Scores<Figure, D>, lpips: Option<f64>) -> [Option<f64>; 4] {
+    [
+        mean(scores.clip_i),
+        mean(scores.dino),
+        mean(scores.clip_t),
+        lpips,
+    ]
+}
+
+type TableRow = (String, u64, [Option<f64>; 4]);
 
 fn rows_table(title: &str, mut rows: Vec<TableRow>) -> String {
     for (name, ..) in &mut rows {
@@ -89,11 +88,9 @@ fn rows_table(title: &str, mut rows: Vec<TableRow>) -> String {
         "\n{title:<width$}{:>9}{:>10}{:>10}{:>10}{:>10}\n",
         "pictures", "CLIP-I", "DINO", "CLIP-T", "LPIPS"
     );
-    for (name, pictures, scores) in rows {
-        let figures = [scores.clip_i, scores.dino, scores.clip_t];
-        let means = figures.map(|figure| figure.map(|figure| figure.mean));
+    for (name, pictures, columns) in rows {
         let _ = write!(text, "{name:<width$}{pictures:>9}");
-        for value in means.into_iter().chain([scores.lpips]) {
+        for value in columns {
             let _ = write!(text, "{:>10}", number(value));
         }
         text.push('\n');
