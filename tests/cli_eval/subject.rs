@@ -488,7 +488,10 @@ fn a_prompt_of_any_length_fits_the_table() {
     let studio = Studio::new();
     let clip = golden("clip");
     let prompt = "x".repeat(80_000);
-    let (out, _) = studio.eval(&["--clip", text(&clip), "--prompt", &prompt]);
+    let row = |at: usize| json!({"file_name": format!("{at}.png"), "text": prompt}).to_string();
+    let list = studio.path("prompts.jsonl");
+    std::fs::write(&list, [row(0), row(1)].join("\n")).unwrap();
+    let (out, _) = studio.eval(&["--clip", text(&clip), "--prompts", text(&list)]);
     let longest = out.lines().map(|line| line.chars().count()).max();
     assert!(longest.is_some_and(|length| length < 200), "{longest:?}");
     assert!(out.contains("xxx…"), "{out}");

@@ -36,7 +36,7 @@ fn each_batch_has_one_size_and_the_loss_of_its_pictures_alone_and_every_picture_
         &format!(
             "device = \"cpu\"\nseed = 5\n[model]\npath = \"assets/tiny-diffusion\"\n[adapter]\nkind = \"oft\"\noft_block_size = 8\n\
              [images]\npath = {folder:?}\ninstance_prompt = {PROMPT:?}\nresolution = 32\nbuckets = true\nbucket_step = 8\n\
-             [train]\nsteps = 8\nbatch_size = 2\nlr = 1e-12\n[validation]\nimages = 0\n[sample]\ncount = 0\n"
+             [train]\nepochs = 2\nbatch_size = 2\nlr = 1e-12\n[validation]\nimages = 0\n[sample]\ncount = 0\n"
         ),
     );
     run.succeed(&["--quiet"]);

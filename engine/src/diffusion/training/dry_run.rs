@@ -42,7 +42,7 @@ pub fn dry_run(recipe: &DiffusionRecipe) -> Result<(), Failure> {
         check_ranks(adapter, &model.modules)?;
     }
     noise(recipe)?;
-    let (rows, found, remarks) = images(recipe)?;
+    let (rows, epoch, found, remarks) = images(recipe)?;
     let plan = plan(recipe, &model, adapter.as_ref(), on_host)?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "{plan}")?;
@@ -63,7 +63,7 @@ pub fn dry_run(recipe: &DiffusionRecipe) -> Result<(), Failure> {
     for remark in remarks {
         writeln!(out, "note: {remark}")?;
     }
-    let total = total_steps(recipe, rows);
+    let total = total_steps(recipe, epoch);
     let warmup = recipe.train.warmup(total as usize);
     writeln!(
         out,
@@ -105,18 +105,20 @@ fn noise(recipe: &DiffusionRecipe) -> Result<(), Failure> {
     change(&mut noise, recipe)
 }
 
-fn images(recipe: &DiffusionRecipe) -> Result<(usize, String, Vec<String>), Failure> {
+/// Number of images, steps of an epoch, and what is said of them.
+fn images(recipe: &DiffusionRecipe) -> Result<(usize, u64, String, Vec<String>), Failure> {
     if recipe.images.kind == ImagesKind::Latents {
         let with_class = recipe.images.prior_loss_weight > 0.0;
         let file = LatentFile::open(&recipe.images.path, with_class)?;
         let found = format!("{} steps of {} latents", file.steps(), file.rows());
-        return Ok((file.rows() * file.steps(), found, Vec::new()));
+        let rows = file.rows() * file.steps();
+        return Ok((rows, file.steps() as u64, found, Vec::new()));
     }
     let set = Arc::new(open_instance(recipe)?);
     let found = format!("{} in `{}`", set.report(), recipe.images.path.display());
     let rows = set.len();
     let loader = ImageLoader::new(set, None, loader_config(recipe, 1))?;
-    Ok((rows, found, remarks(&loader)))
+    Ok((rows, loader.steps_per_epoch(), found, remarks(&loader)))
 }
 
 /// What is known of the networks without their weights.

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use temper_datasets::images::ImageSet;
+use temper_datasets::images::{ImageLoader, ImageSet};
 use temper_models::NoiseSchedule;
 
 use super::latents::LatentFile;
@@ -12,7 +12,7 @@ use super::learner::{DiffusionLearner, Source};
 use super::networks::{CONTROL, Networks};
 use super::objective::Objective;
 use super::open::Opened;
-use super::photos::{Photos, open_instance, remarks};
+use super::photos::{Photos, loader_config, open_instance, remarks};
 use super::result;
 use super::samples::Shows;
 use super::vae_session::VaeSession;
@@ -91,10 +91,10 @@ impl DiffusionSession {
             Verbosity::Normal
         };
         // Images are read before weights: a wrong directory is no reason to wait.
-        let (source, instance, fingerprint, rows) = images(recipe, quiet)?;
+        let (source, instance, fingerprint, epoch) = images(recipe, quiet)?;
         let opened = Opened::new(recipe)?;
         check::fits(recipe, &opened.networks, source.as_ref())?;
-        let total = total_steps(recipe, rows);
+        let total = total_steps(recipe, epoch);
         let options = TrainerOptions {
             show_every: recipe.sample.every as u64,
             ema_decay: recipe.diffusion.ema_decay,
@@ -145,9 +145,9 @@ impl DiffusionSession {
     }
 }
 
-type Found = (Option<LatentFile>, Option<Arc<ImageSet>>, String, usize);
+type Found = (Option<LatentFile>, Option<Arc<ImageSet>>, String, u64);
 
-/// What is learned from, its fingerprint, and the number of images.
+/// What is learned from, its fingerprint, and the steps of an epoch.
 fn images(recipe: &DiffusionRecipe, quiet: bool) -> Result<Found, Failure> {
     if recipe.images.kind == ImagesKind::Latents {
         let with_class = recipe.images.prior_loss_weight > 0.0;
@@ -159,25 +159,23 @@ fn images(recipe: &DiffusionRecipe, quiet: bool) -> Result<Found, Failure> {
             );
             return Err(Failure::usage(message).with_hint("add them, or take `eval_every` out"));
         }
-        let (fingerprint, rows) = (file.fingerprint().to_owned(), file.rows() * file.steps());
-        return Ok((Some(file), None, fingerprint, rows));
+        let (fingerprint, epoch) = (file.fingerprint().to_owned(), file.steps() as u64);
+        return Ok((Some(file), None, fingerprint, epoch));
     }
     let set = open_instance(recipe)?;
     if !quiet {
         note(&set.report().to_string());
     }
-    let (fingerprint, rows) = (set.fingerprint(), set.len());
-    Ok((None, Some(Arc::new(set)), fingerprint, rows))
+    let (fingerprint, set) = (set.fingerprint(), Arc::new(set));
+    let loader = ImageLoader::new(set.clone(), None, loader_config(recipe, 1))?;
+    Ok((None, Some(set), fingerprint, loader.steps_per_epoch()))
 }
 
-/// Steps of the run over `rows` images.
-pub(super) fn total_steps(recipe: &DiffusionRecipe, rows: usize) -> u64 {
+/// Steps of the run with so many in an epoch.
+pub(super) fn total_steps(recipe: &DiffusionRecipe, epoch: u64) -> u64 {
     match recipe.train.length() {
         Length::Steps(steps) => steps as u64,
-        Length::Epochs(epochs) => {
-            let steps = rows.div_ceil(recipe.train.batch_size.max(1));
-            (epochs * steps as f64).ceil() as u64
-        }
+        Length::Epochs(epochs) => (epochs * epoch as f64).ceil() as u64,
     }
 }
 

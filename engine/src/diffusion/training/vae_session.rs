@@ -188,11 +188,10 @@ impl VaeSession {
             return Err(Failure::run("there is no autoencoder to train"));
         };
         let loader = ImageLoader::new(set, None, loader_config(recipe, vae.config().downscale()))?;
-        let rows = loader.len();
         let options = TrainerOptions {
             show_every: recipe.sample.every as u64,
             ema_decay: recipe.diffusion.ema_decay,
-            ..options(&recipe.train, total_steps(recipe, rows))
+            ..options(&recipe.train, total_steps(recipe, loader.steps_per_epoch()))
         };
         let mut validation = Vec::new();
         let planned = loader.distinct();
