@@ -24,4 +24,4 @@ pub use lora::{Lora, LoraSpec};
 pub use oft::{Oft, OftSpec};
 pub use param::{Param, Parameters};
 pub use random::RandomSource;
-pub use strength::merge_into;
+pub use strength::{attach_scaled, merge_into};

@@ -39,16 +39,30 @@ impl Adapter {
 }
 
 /// Folds a trained adapter into the weights of `model` at `strength` (see [`Adapter::scaled`]). Called again, the next adapter acts
-/// on what the ones before have made: order matters for rotations. Biases and modules stored whole move from the model's to the
-/// adapter's by the same share.
+/// on what the ones before have made: order matters for rotations.
 ///
 /// The fold is done in f32 and rounded to the weight's dtype, once for each adapter. Returns remarks for the log. Nothing is
 /// changed when it fails.
 ///
 /// # Errors
+/// As [`attach_scaled`].
+pub fn merge_into(
+    model: &mut dyn Adaptable,
+    file: &AdapterFile,
+    strength: f64,
+) -> Result<Vec<String>, PeftError> {
+    let remarks = attach_scaled(model, file, strength)?;
+    model.merge();
+    Ok(remarks)
+}
+
+/// Attaches a trained adapter that acts with `strength` (see [`Adapter::scaled`]). Biases and modules stored whole move from the
+/// model's to the adapter's by the same share. Returns remarks for the log. Nothing is changed when it fails.
+///
+/// # Errors
 /// A configuration or tensors that do not fit the model, a strength that the adapter does not have, and
 /// [`PeftError::Conflict`] while an adapter is attached.
-pub fn merge_into(
+pub fn attach_scaled(
     model: &mut dyn Adaptable,
     file: &AdapterFile,
     strength: f64,
@@ -61,6 +75,12 @@ pub fn merge_into(
     for tensor in file.tensors() {
         values.insert(parameter_name(tensor), tensor.tensor.to_f32()?);
     }
+    // Before adapters are there, whose own parameters are not moved but scaled.
+    model.visit_mut(&mut |param| {
+        if let Some(saved) = values.get(param.name()) {
+            move_towards(param, saved, strength);
+        }
+    });
     let targets: BTreeMap<&str, &Target> = resolution
         .targets
         .iter()
@@ -75,18 +95,11 @@ pub fn merge_into(
     model.visit_linears_mut(&mut |linear| {
         if let Some(adapter) = trained(linear.module(), linear.weight()) {
             linear.set_adapter(Some(adapter));
-            linear.merge();
         }
     });
     model.visit_convs_mut(&mut |conv| {
         if let Some(adapter) = trained(conv.module(), conv.weight()) {
             conv.set_adapter(Some(adapter));
-            conv.merge();
-        }
-    });
-    model.visit_mut(&mut |param| {
-        if let Some(saved) = values.get(param.name()) {
-            move_towards(param, saved, strength);
         }
     });
     match failure {
@@ -109,7 +122,7 @@ fn check(model: &dyn Adaptable, file: &AdapterFile, strength: f64) -> Result<(),
     model.visit(&mut |param| attached |= param.name().starts_with("base_model.model."));
     if attached {
         return Err(PeftError::Conflict {
-            first: "merging an adapter into weights",
+            first: "an adapter with a strength",
             relation: "cannot be combined with",
             second: "an attached adapter; merge or remove that one first",
         });
@@ -332,6 +345,23 @@ mod tests {
         let turned = oft();
         let back = merged(&[(&turned, 0.7), (&turned, -0.7)]);
         assert!(apart(&back, &weights(&small())) < 1e-5);
+    }
+
+    #[test]
+    fn a_strength_scales_what_is_stored_once() {
+        let turned = oft();
+        let halved = turned.tensors().iter().map(|tensor| {
+            let values = tensor.tensor.to_f32().unwrap();
+            let values: Vec<f32> = values.iter().map(|value| value / 2.0).collect();
+            let shape = tensor.tensor.shape().to_vec();
+            AdapterTensor {
+                tensor: HostTensor::from_f32(Dtype::F32, shape, &values).unwrap(),
+                ..tensor.clone()
+            }
+        });
+        let halved = AdapterFile::new(turned.config().clone(), halved.collect()).unwrap();
+        let apart = apart(&merged(&[(&turned, 0.5)]), &merged(&[(&halved, 1.0)]));
+        assert!(apart < 1e-6, "{apart}");
     }
 
     #[test]

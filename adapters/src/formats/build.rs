@@ -1,13 +1,13 @@
 //! From loose tensors to an adapter with its configuration.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::FormatError;
 use super::keys::Part;
 use crate::peft::{
     AdapterConfig, AdapterFile, AdapterTensor, Common, LoraConfig, Module, ModuleKind,
-    ModulePattern, OftConfig, Slot, block_size_from_cols,
+    ModulePattern, OftConfig, Slot, block_size_from_cols, ends_with,
 };
 use crate::weights::{Dtype, HostTensor, WeightsError};
 
@@ -69,6 +69,9 @@ impl<'a> Parts<'a> {
         let name = &self.module.name;
         let values = numbers(alpha).map_err(|error| error.to_string())?;
         match values.as_slice() {
+            [0.0] if self.rotation.is_none() => Err(format!(
+                "alpha of `{name}` is 0, with which a LoRA does nothing"
+            )),
             [value] if value.is_finite() => Ok(*value),
             [value] => Err(format!("alpha of `{name}` is {value}")),
             _ => Err(format!(
@@ -199,8 +202,16 @@ fn common(parts: &BTreeMap<String, Parts<'_>>, modules: &[Module]) -> Common {
     }
 }
 
-/// Full names; as an expression when one of them would, by PEFT's rule for endings, also select another module.
+/// Endings of names if fewer of them select the same modules, else full names; as an expression when one of them would, by PEFT's
+/// rule for endings, also select another module.
 fn targets(names: Vec<String>, modules: &[Module]) -> ModulePattern {
+    let short: BTreeSet<&str> = names
+        .iter()
+        .map(|name| ending(name, &names, modules))
+        .collect();
+    if short.len() < names.len() {
+        return ModulePattern::Names(short.into_iter().map(str::to_owned).collect());
+    }
     let ends = |module: &&Module| {
         let ending = |name: &String| module.name.ends_with(&format!(".{name}"));
         names.iter().any(ending) && !names.contains(&module.name)
@@ -210,6 +221,18 @@ fn targets(names: Vec<String>, modules: &[Module]) -> ModulePattern {
         return ModulePattern::Regex(escaped.join("|"));
     }
     ModulePattern::Names(names)
+}
+
+/// The shortest ending of `name` that no module outside `names` has. A bare number says nothing to a reader, and begins none.
+fn ending<'a>(name: &'a str, names: &[String], modules: &[Module]) -> &'a str {
+    let starts = name.match_indices('.').map(|(at, _)| at + 1).rev();
+    let endings = starts.map(|start| &name[start..]);
+    let own = |end: &&str| {
+        let mut alike = modules.iter().filter(|module| ends_with(&module.name, end));
+        !end.starts_with(|first: char| first.is_ascii_digit())
+            && alike.all(|module| names.contains(&module.name))
+    };
+    endings.into_iter().find(own).unwrap_or(name)
 }
 
 fn low_rank_config(

@@ -27,11 +27,16 @@ pub enum Format {
 /// Recognises the adapter at `path`, a directory or a safetensors file, by the names of its files and keys.
 ///
 /// # Errors
-/// [`FormatError::NotFound`], [`FormatError::Unknown`], [`FormatError::Refused`] for what is known but cannot be used, and
+/// [`FormatError::Missing`], [`FormatError::NotFound`], [`FormatError::Unknown`], [`FormatError::Refused`] for what is known but cannot be used, and
 /// those of [`Checkpoint::open`].
 pub fn detect(path: &Path) -> Result<Format, FormatError> {
     if path.is_dir() {
         return directory(path);
+    }
+    if !path.exists() {
+        return Err(FormatError::Missing {
+            path: path.to_owned(),
+        });
     }
     if !path.is_file() {
         return Err(FormatError::NotFound {

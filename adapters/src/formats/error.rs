@@ -16,6 +16,12 @@ pub enum FormatError {
     /// What was read makes no adapter, or does not fit the model.
     #[error(transparent)]
     Peft(#[from] PeftError),
+    /// Nothing at this place.
+    #[error("there is nothing at `{}`", path.display())]
+    Missing {
+        /// The place.
+        path: PathBuf,
+    },
     /// No adapter file at this place.
     #[error(
         "no adapter at `{}`: expected a PEFT directory, `pytorch_lora_weights.safetensors`, or a safetensors file of diffusers or kohya",

@@ -233,3 +233,35 @@ fn metadata_with_the_old_prefix_fits_a_model_without_it() {
         assert_eq!(read.adapters[0].1.adapted_modules().len(), 3);
     }
 }
+
+#[test]
+fn targets_are_endings_only_where_they_select_the_same_modules() {
+    let all = linears(unet());
+    let ends = |end: &str| {
+        let modules = all.iter().filter(|module| module.name.ends_with(end));
+        modules.cloned().collect::<Vec<Module>>()
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("subject.safetensors");
+    let targets = |modules: &[Module]| {
+        let known = Modules {
+            unet: &all,
+            ..Modules::default()
+        };
+        let lora = lora(modules, false, false);
+        write_kohya(&file, &[(Component::Unet, &lora)], KohyaModel::Sd1, &known).unwrap();
+        let read = read(&file, &known).unwrap();
+        let config = read.adapters[0].1.config().clone();
+        let resolved = crate::peft::resolve(&config, &all).unwrap().targets;
+        assert_eq!(resolved.len(), modules.len());
+        config.common().target_modules.clone()
+    };
+    let names = |names: &[&str]| {
+        let names = names.iter().map(|name| (*name).to_owned());
+        Some(crate::peft::ModulePattern::Names(names.collect()))
+    };
+    let both = [ends(".to_q"), ends(".to_out.0")].concat();
+    assert_eq!(targets(&both), names(&["to_out.0", "to_q"]));
+    let some = &ends(".to_q")[..2];
+    assert_eq!(targets(some), names(&[&some[0].name, &some[1].name]));
+}

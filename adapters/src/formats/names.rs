@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::peft::Module;
+use crate::peft::{AdapterFile, Module};
 use crate::weights::near::near;
 
 /// The part of a pipeline that an adapter belongs to.
@@ -56,6 +56,17 @@ impl<'a> Modules<'a> {
             Component::TextEncoder => self.text_encoder,
             Component::TextEncoder2 => self.text_encoder_2,
         }
+    }
+
+    /// The component whose modules `file` names; the UNet when none fits, whose check then says what is missing.
+    pub fn owner(&self, file: &AdapterFile) -> Component {
+        let fits = |component: &Component| {
+            let known = self.of(*component);
+            let has = |name: &&str| known.iter().any(|module| module.name == *name);
+            file.adapted_modules().iter().all(has)
+        };
+        let mut all = Component::ALL.into_iter();
+        all.find(fits).unwrap_or(Component::Unet)
     }
 }
 

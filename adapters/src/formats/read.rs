@@ -9,7 +9,7 @@ use super::keys::{self, Part};
 use super::kohya::{rotation_options, rotation_remark};
 use super::names::{Component, Modules, Names, TEXT_MODEL};
 use super::{Format, FormatError, detect};
-use crate::peft::{AdapterConfig, AdapterFile, Module, ModulePattern};
+use crate::peft::{AdapterConfig, AdapterFile, Module, ModulePattern, PeftError};
 use crate::weights::Checkpoint;
 
 /// What [`read`] found.
@@ -56,7 +56,7 @@ pub fn read(path: &Path, modules: &Modules<'_>) -> Result<Imported, FormatError>
     match detect(path)? {
         Format::Peft(directory) => {
             let (file, warnings) = AdapterFile::load(&directory)?;
-            let component = owner(&file, modules);
+            let component = modules.owner(&file);
             file.check(modules.of(component))?.into_result()?;
             let remarks = warnings.iter().map(ToString::to_string).collect();
             Ok(Imported {
@@ -82,20 +82,6 @@ pub fn read(path: &Path, modules: &Modules<'_>) -> Result<Imported, FormatError>
     }
 }
 
-/// The component whose modules the adapter names; the UNet when none fits, whose check then says what is missing.
-fn owner(file: &AdapterFile, modules: &Modules<'_>) -> Component {
-    let fits = |component: &Component| {
-        let known = modules.of(*component);
-        file.adapted_modules()
-            .iter()
-            .all(|name| known.iter().any(|module| module.name == *name))
-    };
-    Component::ALL
-        .into_iter()
-        .find(fits)
-        .unwrap_or(Component::Unet)
-}
-
 fn from_file(path: &Path, modules: &Modules<'_>) -> Result<Imported, FormatError> {
     let file = Checkpoint::open(path)?;
     let metadata = file.metadata();
@@ -105,6 +91,7 @@ fn from_file(path: &Path, modules: &Modules<'_>) -> Result<Imported, FormatError
         let file = path.to_owned();
         return Err(FormatError::Keys { file, problems });
     }
+    check_finite(path, &file)?;
     let (mut given, mut remarks) = configurations(path, &metadata)?;
     let series = rotation_options(&metadata);
     let mut adapters = Vec::new();
@@ -122,6 +109,24 @@ fn from_file(path: &Path, modules: &Modules<'_>) -> Result<Imported, FormatError
         ));
     }
     Ok(Imported { adapters, remarks })
+}
+
+/// An alpha that is no number is a problem of its own.
+fn check_finite(path: &Path, file: &Checkpoint) -> Result<(), FormatError> {
+    let mut keys = Vec::new();
+    for key in file
+        .names()
+        .filter(|key| key.rsplit('.').next() != Some("alpha"))
+    {
+        if !file.read(key)?.is_finite() {
+            keys.push(key.to_owned());
+        }
+    }
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let file = path.to_owned();
+    Err(PeftError::NotFinite { file, keys }.into())
 }
 
 /// The configuration without the prefix of text encoders, if the model's modules have none. The other way round nothing is to do:

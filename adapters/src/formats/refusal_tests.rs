@@ -261,8 +261,45 @@ fn places_without_an_adapter_say_what_was_expected() {
     let directory = tempfile::tempdir().unwrap();
     let message = |path: &std::path::Path| detect(path).unwrap_err().to_string();
     assert!(message(directory.path()).contains("pytorch_lora_weights"));
-    assert!(message(&directory.path().join("missing.safetensors")).contains("no adapter"));
+    let missing = message(&directory.path().join("missing.safetensors"));
+    assert!(missing.contains("nothing at"), "{missing}");
     let pickled = directory.path().join("pytorch_lora_weights.bin");
     std::fs::write(&pickled, b"pickle").unwrap();
     assert!(message(directory.path()).contains("pickled"));
+}
+
+#[test]
+fn an_alpha_of_zero_and_values_that_are_not_finite_are_refused_by_name() {
+    let unet = unet();
+    let modules = Modules {
+        unet: &unet,
+        ..Modules::default()
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("subject.safetensors");
+    let message = |alpha: f32, up: f32| {
+        let filled = |shape: &[usize], value: f32| {
+            let values = vec![value; shape.iter().product()];
+            HostTensor::from_f32(Dtype::F32, shape.to_vec(), &values).unwrap()
+        };
+        let base = DOWN.trim_end_matches(".lora_down.weight");
+        let tensors = [
+            (DOWN.to_owned(), filled(&[2, 8], 0.5)),
+            (UP.to_owned(), filled(&[12, 2], up)),
+            (format!("{base}.alpha"), filled(&[], alpha)),
+        ];
+        save_safetensors(&file, &tensors, &BTreeMap::new()).unwrap();
+        read(&file, &modules).map_err(|error| error.to_string())
+    };
+    assert!(message(1.0, 0.5).is_ok());
+    let zero = message(0.0, 0.5).unwrap_err();
+    assert!(
+        zero.contains("alpha of `mid_block.attentions.0.transformer_blocks.0.attn1.to_q` is 0"),
+        "{zero}"
+    );
+    let infinite = message(1.0, f32::INFINITY).unwrap_err();
+    assert!(
+        infinite.contains(UP) && infinite.contains("not finite"),
+        "{infinite}"
+    );
 }

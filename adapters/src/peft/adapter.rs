@@ -63,11 +63,11 @@ impl AdapterFile {
     }
 
     /// Reads the adapter in `directory`, strictly: every tensor must have a known name, a dtype of
-    /// floating-point numbers and a shape that the configuration gives.
+    /// floating-point numbers, a shape that the configuration gives and finite values.
     ///
     /// # Errors
     /// [`PeftError::NoAdapter`]; those of [`AdapterConfig::parse`]; those of [`Checkpoint::open`];
-    /// [`PeftError::Keys`] with every problem of the tensors.
+    /// [`PeftError::Keys`] with every problem of the tensors; [`PeftError::NotFinite`].
     pub fn load(directory: &Path) -> Result<(Self, Vec<ConfigWarning>), PeftError> {
         let (config_file, tensor_file) = (directory.join(CONFIG), directory.join(TENSORS));
         for (file, missing) in [(&config_file, CONFIG), (&tensor_file, TENSORS)] {
@@ -85,10 +85,24 @@ impl AdapterFile {
         let (config, warnings) = AdapterConfig::parse(&text, &config_file)?;
         let weights = Checkpoint::open(&tensor_file)?;
         let (tensors, problems) = read_tensors(&config, &weights)?;
-        Ok((
-            Self::checked(config, tensors, problems, &tensor_file)?,
-            warnings,
-        ))
+        let file = Self::checked(config, tensors, problems, &tensor_file)?;
+        let wrong = file.keyed().filter(|(_, tensor)| !tensor.is_finite());
+        let keys: Vec<String> = wrong.map(|(key, _)| key).collect();
+        if !keys.is_empty() {
+            return Err(PeftError::NotFinite {
+                file: tensor_file,
+                keys,
+            });
+        }
+        Ok((file, warnings))
+    }
+
+    /// The same adapter, which names its base model if it did not yet.
+    #[must_use]
+    pub fn with_base_model(mut self, name: &str) -> Self {
+        let base = &mut self.config.common_mut().base_model_name_or_path;
+        base.get_or_insert_with(|| name.to_owned());
+        self
     }
 
     /// Writes the adapter to `directory`, values as F32, names and bytes as PEFT writes them. The

@@ -177,6 +177,17 @@ pub enum PeftError {
         /// Every problem found.
         problems: Vec<KeyProblem>,
     },
+    /// Values that are no numbers.
+    #[error(
+        "`{}` holds values that are not finite (NaN or infinity), in {}; its training diverged, or the file is damaged",
+        file.display(), list(keys)
+    )]
+    NotFinite {
+        /// The tensor file.
+        file: PathBuf,
+        /// The tensors that hold them.
+        keys: Vec<String>,
+    },
     /// The adapter does not fit the model.
     #[error("the adapter does not fit the model: {0}")]
     Mismatch(Box<CheckReport>),

@@ -34,6 +34,7 @@ pub use config::{AdapterConfig, ConfigWarning};
 pub use error::{KeyProblem, PeftError};
 pub use keys::Slot;
 pub use lora::LoraConfig;
+pub(crate) use matching::ends_with;
 pub use matching::is_target;
 pub use oft::OftConfig;
 pub(crate) use python_json::to_text as python_text;

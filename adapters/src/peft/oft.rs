@@ -16,7 +16,7 @@ use super::{PeftError, adjust_block_size};
 /// | `coft`, `eps` | false, 6e-5 | keep each block within `eps / sqrt(blocks)` of the identity |
 /// | `block_share` | false | one rotation for all blocks |
 /// | `use_cayley_neumann` | true | truncated series instead of the exact inverse |
-/// | `num_cayley_neumann_terms` | 5 | terms of the series |
+/// | `num_cayley_neumann_terms` | 5 | terms of the series, 1 to 100 |
 ///
 /// ```
 /// use temper_adapters::peft::{Common, ModulePattern, OftConfig};
@@ -76,6 +76,9 @@ impl Default for OftConfig {
     }
 }
 
+/// Each term costs a product of every block; the terms of a series that needs more do not become small.
+const MOST_TERMS: usize = 100;
+
 impl OftConfig {
     pub(crate) const ONLY: &'static str = "oft_only";
 
@@ -122,6 +125,13 @@ impl OftConfig {
         if self.oft_block_size == 1 {
             let module = "every module".to_owned();
             return Err(PeftError::BlockOfOne { module, inputs: 1 });
+        }
+        if self.use_cayley_neumann && !(1..=MOST_TERMS).contains(&self.num_cayley_neumann_terms) {
+            return Err(PeftError::OutOfRange {
+                key: "num_cayley_neumann_terms",
+                value: self.num_cayley_neumann_terms as f64,
+                expected: "1 to 100",
+            });
         }
         if !(self.eps.is_finite() && self.eps >= 0.0) {
             let (value, expected) = (self.eps, "0 or more");

@@ -57,6 +57,13 @@ fn old_and_contradictory_oft_is_refused() {
     assert!(matches!(refused(none), PeftError::BlockRule { .. }));
     let one = r#"{"peft_type": "OFT", "oft_block_size": 1}"#;
     assert!(matches!(refused(one), PeftError::BlockOfOne { .. }));
+    for terms in [0, 101, 1_000_000_000] {
+        let text = format!(
+            r#"{{"peft_type": "OFT", "oft_block_size": 8, "num_cayley_neumann_terms": {terms}}}"#
+        );
+        let message = refused(&text).to_string();
+        assert!(message.contains("num_cayley_neumann_terms"), "{message}");
+    }
     let alone = r#"{"peft_type": "OFT", "oft_block_size": 8, "layers_pattern": "layers"}"#;
     assert!(matches!(refused(alone), PeftError::Conflict { .. }));
 }
@@ -286,6 +293,35 @@ fn directory_without_an_adapter_is_explained() {
     std::fs::write(directory.path().join("adapter_model.bin"), "").unwrap();
     let message = AdapterFile::load(directory.path()).unwrap_err().to_string();
     assert!(message.contains("convert it to safetensors"), "{message}");
+}
+
+#[test]
+fn values_that_are_not_finite_are_refused_by_file_and_tensor() {
+    for wrong in [f32::NAN, f32::INFINITY] {
+        let (config, _) = parse(r#"{"peft_type": "OFT", "oft_block_size": 2}"#).unwrap();
+        let tensor = HostTensor::from_f32(Dtype::F16, vec![2, 1], &[0.5, wrong]).unwrap();
+        let tensors = vec![AdapterTensor {
+            module: "fc".to_owned(),
+            slot: Slot::OftR,
+            tensor,
+        }];
+        let directory = tempfile::tempdir().unwrap();
+        let file = AdapterFile::new(config, tensors).unwrap();
+        file.save_as(directory.path(), Dtype::F16).unwrap();
+        let message = AdapterFile::load(directory.path()).unwrap_err().to_string();
+        for word in ["adapter_model.safetensors", "fc.oft_R.weight", "not finite"] {
+            assert!(message.contains(word), "{message}");
+        }
+    }
+}
+
+#[test]
+fn layers_whose_blocks_are_adjusted_alike_share_one_remark() {
+    let modules = ["a", "b", "c"].map(|name| Module::linear(name, 12, 4));
+    let config = targeting(r#"["a", "b", "c"]"#);
+    let remarks = resolve(&config, &modules).unwrap().warnings;
+    let said = "`a` and 2 more layers: oft_block_size 8 does not divide, 6 is used";
+    assert_eq!(remarks, [said]);
 }
 
 fn targeting(targets: &str) -> AdapterConfig {

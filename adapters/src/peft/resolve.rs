@@ -1,8 +1,10 @@
 //! A configuration applied to the modules of a model.
 
+use std::collections::BTreeMap;
+
 use super::common::ModulePattern;
 use super::matching::{Matcher, Verdict, ends_with, pattern_key};
-use super::{AdapterConfig, OftConfig, PeftError};
+use super::{AdapterConfig, PeftError};
 use crate::weights::near::near;
 
 /// A module of the base model, as far as adapters care.
@@ -215,10 +217,10 @@ pub fn resolve(config: &AdapterConfig, modules: &[Module]) -> Result<Resolution,
         excluded |= verdict == Verdict::Excluded;
         let linear = matches!(module.kind, ModuleKind::Linear { .. }) && !module.output_head;
         if verdict == Verdict::Target && (linear || !all_linear) {
-            let target = target(config, module, &mut resolution.warnings)?;
-            resolution.targets.push(target);
+            resolution.targets.push(target(config, module)?);
         }
     }
+    resolution.warnings = adjustments(config, &resolution.targets);
     if common.exclude_modules.is_some() && !excluded {
         resolution
             .warnings
@@ -229,11 +231,7 @@ pub fn resolve(config: &AdapterConfig, modules: &[Module]) -> Result<Resolution,
     Ok(resolution)
 }
 
-fn target(
-    config: &AdapterConfig,
-    module: &Module,
-    warnings: &mut Vec<String>,
-) -> Result<Target, PeftError> {
+fn target(config: &AdapterConfig, module: &Module) -> Result<Target, PeftError> {
     let Some(inputs) = module.kind.rotated_inputs() else {
         let (module, kind) = (module.name.clone(), module.kind.describe());
         return Err(PeftError::UnsupportedTarget { module, kind });
@@ -245,7 +243,6 @@ fn target(
                 .block_size(inputs)
                 .map_err(|error| named(error, &name))?;
             let blocks = inputs / block_size;
-            warnings.extend(adjustment(oft, &name, block_size, blocks));
             TargetRule::Oft { block_size, blocks }
         }
         AdapterConfig::Lora(lora) => TargetRule::Lora {
@@ -271,12 +268,36 @@ fn named(error: PeftError, name: &str) -> PeftError {
     }
 }
 
-fn adjustment(oft: &OftConfig, name: &str, block_size: usize, blocks: usize) -> Option<String> {
+/// The layer, and what is said of it when its blocks are not those asked for.
+fn adjustment<'a>(config: &AdapterConfig, target: &'a Target) -> Option<(&'a str, String)> {
+    let (AdapterConfig::Oft(oft), TargetRule::Oft { block_size, blocks }) = (config, target.rule)
+    else {
+        return None;
+    };
     let (what, asked, given) = match oft.r {
         0 => ("oft_block_size", oft.oft_block_size, block_size),
         asked => ("r", asked, blocks),
     };
-    (asked != given).then(|| format!("`{name}`: {what} {asked} does not divide, {given} is used"))
+    let said = || format!("{what} {asked} does not divide, {given} is used");
+    (asked != given).then(|| (target.name.as_str(), said()))
+}
+
+/// One remark for all layers of which the same is said.
+fn adjustments(config: &AdapterConfig, targets: &[Target]) -> Vec<String> {
+    let mut layers: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for (name, said) in targets
+        .iter()
+        .filter_map(|target| adjustment(config, target))
+    {
+        layers.entry(said).or_default().push(name);
+    }
+    let remark = |(said, names): (String, Vec<&str>)| match names.as_slice() {
+        [first, rest @ ..] if !rest.is_empty() => {
+            format!("`{first}` and {} more layers: {said}", rest.len())
+        }
+        names => format!("`{}`: {said}", names.concat()),
+    };
+    layers.into_iter().map(remark).collect()
 }
 
 /// `rank_pattern` and `alpha_pattern` keys that match no target.

@@ -112,6 +112,12 @@ impl HostTensor {
         Self::from_f32(dtype, self.shape, &values)
     }
 
+    /// Whether every value is a number and not an infinity, also as `f32`; integers are.
+    pub fn is_finite(&self) -> bool {
+        let values = self.to_f32().unwrap_or_default();
+        values.iter().all(|value| value.is_finite())
+    }
+
     /// Whether every byte is zero (a tensor of zeros, for every type but a negative zero).
     pub fn is_zero(&self) -> bool {
         self.data.iter().all(|byte| *byte == 0)
