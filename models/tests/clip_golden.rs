@@ -270,6 +270,7 @@ fn configs_that_are_not_built_are_refused_by_key() {
     assert!(message(json!({"hidden_act": "gelu_new"})).contains("gelu_new"));
     assert!(message(json!({"num_attention_heads": 7})).contains("num_attention_heads"));
     assert!(message(json!({"eos_token_id": -1})).contains("eos_token_id"));
+    assert!(message(json!({"vocab_size": 9, "eos_token_id": 9})).contains("eos_token_id"));
     assert!(message(json!({"hidden_size": "wide"})).contains("hidden_size"));
 }
 

@@ -78,7 +78,7 @@ impl ClipTextConfig {
             layer_norm_eps: 1e-5,
             hidden_act: Activation::QuickGelu,
         };
-        Ok(Self {
+        let config = Self {
             vocab_size: keys.size_or("vocab_size", 49408)?,
             encoder: EncoderSizes::read(keys, &missing)?,
             max_position_embeddings: keys.size_or("max_position_embeddings", 77)?,
@@ -86,7 +86,11 @@ impl ClipTextConfig {
             projection: projects.then_some(projection),
             declared: projects || !architectures.is_empty(),
             source: keys.0.as_object().cloned().unwrap_or_default(),
-        })
+        };
+        if config.eos_token_id as usize >= config.vocab_size {
+            return Err(keys.wrong("eos_token_id", "an id below `vocab_size`"));
+        }
+        Ok(config)
     }
 
     /// The same as a `config.json`; keys that were read and mean nothing here are kept.

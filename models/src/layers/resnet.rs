@@ -53,6 +53,11 @@ impl ResnetPlan {
             names.conv(&at("conv_shortcut"), [d, c], 1);
         }
     }
+
+    /// Values a pixel that the forward pass holds at its fullest: the input, and what a convolution reads and writes.
+    pub(crate) fn values(&self) -> usize {
+        self.inputs + self.outputs + self.inputs.max(self.outputs)
+    }
 }
 
 impl Resnet {

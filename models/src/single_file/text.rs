@@ -130,16 +130,19 @@ fn config(weights: &Checkpoint, act: &str, projects: bool) -> Result<Value, Mode
         .count();
     let tokens = "text_model.embeddings.token_embedding.weight";
     let positions = "text_model.embeddings.position_embedding.weight";
+    let vocabulary = dimension(weights, tokens, 0)?;
     let width = dimension(weights, tokens, 1)?;
     let inner = dimension(weights, "text_model.encoder.layers.0.mlp.fc1.weight", 0)?;
     let mut config = json!({
         "architectures": [if projects { "CLIPTextModelWithProjection" } else { "CLIPTextModel" }],
         "model_type": "clip_text_model", "hidden_act": act,
-        "vocab_size": dimension(weights, tokens, 0)?, "hidden_size": width,
+        "vocab_size": vocabulary, "hidden_size": width,
         "intermediate_size": inner, "num_hidden_layers": layers,
         "num_attention_heads": (width / 64).max(1),
         "max_position_embeddings": dimension(weights, positions, 0)?,
-        "layer_norm_eps": 1e-5, "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 1,
+        "layer_norm_eps": 1e-5, "pad_token_id": 1,
+        // CLIP's vocabulary ends with the beginning and the end of a text.
+        "bos_token_id": vocabulary.saturating_sub(2), "eos_token_id": vocabulary.saturating_sub(1),
     });
     if projects {
         config["projection_dim"] = dimension(weights, "text_projection.weight", 0)?.into();

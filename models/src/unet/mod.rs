@@ -18,6 +18,7 @@ mod control;
 mod embedding;
 mod features;
 mod load;
+mod memory;
 mod model;
 mod plan;
 mod presets;

@@ -6,9 +6,25 @@ use temper_adapters::AdaptedConv2d;
 use super::VaeConfig;
 use super::blocks::{EPS, Level, LevelPlan, Mid, Resize, resnet};
 use crate::ModelError;
-use crate::layers::{Norm, walked_by_parts};
+use crate::layers::{Norm, ResnetPlan, walked_by_parts};
 use crate::names::Names;
 use crate::weights::{ParamSource, Tensors};
+
+/// Values that decoding one image of `pixels` latent pixels holds at its fullest, about.
+pub(super) fn decode_values(config: &VaeConfig, mut pixels: u64) -> u64 {
+    // Attention: the input, its norm, queries, keys and values.
+    let mut most = 5 * pixels * config.inner_width() as u64;
+    for level in up(config) {
+        let widest = level.resnets.iter().map(ResnetPlan::values).max();
+        most = most.max(pixels * widest.unwrap_or(0) as u64);
+        if level.resize == Resize::Double {
+            pixels *= 4;
+            let width = level.resnets.last().map_or(0, |plan| plan.outputs);
+            most = most.max(2 * pixels * width as u64);
+        }
+    }
+    most
+}
 
 /// The levels of one side: `widths` outermost first in the encoder, innermost first in the decoder.
 fn levels(

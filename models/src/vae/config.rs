@@ -196,6 +196,11 @@ impl VaeConfig {
         self.block_out_channels[self.block_out_channels.len() - 1]
     }
 
+    /// Values that decoding latents of this height and width holds at its fullest, about. Attention is taken to keep no scores.
+    pub fn decode_values(&self, [height, width]: [usize; 2]) -> u64 {
+        super::coder::decode_values(self, height as u64 * width as u64)
+    }
+
     /// Every tensor of the checkpoint: name and shape, in the order of the forward pass.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         super::coder::tensors(self)
