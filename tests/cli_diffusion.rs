@@ -5,6 +5,9 @@
 #[path = "cli_diffusion/adapters.rs"]
 mod adapters;
 #[cfg(test)]
+#[path = "cli_diffusion/control.rs"]
+mod control;
+#[cfg(test)]
 #[path = "cli_diffusion/energy.rs"]
 mod energy;
 #[cfg(test)]

@@ -175,7 +175,16 @@ fn merging_into_a_pipeline_rewrites_the_unet_and_draws_the_same() {
     let adapters = ["--adapter", text(&oft), "--adapter", &weak];
     let places = ["--model", text(&pipeline), "--output", text(&merged)];
     let said = succeed(&[&["merge"], &places[..], &adapters[..]].concat());
-    assert!(difference(&said) <= 1e-5, "{said}");
+    // Each fold is compared with the adapter beside the weights, which rounds differently.
+    let folds: Vec<&str> = said
+        .lines()
+        .filter(|line| line.contains("merged: "))
+        .collect();
+    assert_eq!(folds.len(), 2, "{said}");
+    assert!(folds[0].contains("lora` at strength 0.3") && folds[1].contains("oft` at strength 1"));
+    for fold in folds {
+        assert!(0.0 < difference(fold) && difference(fold) <= 1e-5, "{said}");
+    }
     let same = |file: &str| {
         let [old, new] = [&pipeline, &merged].map(|root| std::fs::read(root.join(file)).unwrap());
         old == new
@@ -216,6 +225,24 @@ fn merging_into_a_pipeline_rewrites_the_unet_and_draws_the_same() {
     assert!(fail(1, &again).contains("not empty"));
 }
 
+/// What `temper convert` says on stdout and stderr, and its code. It computes nothing, and takes no device.
+pub(super) fn convert(
+    from: &Path,
+    model: &Path,
+    to: &str,
+    output: &Path,
+) -> (String, String, Option<i32>) {
+    let from = ["--adapter", text(from), "--model", text(model)];
+    let run = std::process::Command::new(env!("CARGO_BIN_EXE_temper"))
+        .arg("convert")
+        .args(from)
+        .args(["--to", to, "--output", text(output)])
+        .output()
+        .unwrap();
+    let [said, error] = [run.stdout, run.stderr].map(|text| String::from_utf8(text).unwrap());
+    (said, error, run.status.code())
+}
+
 #[test]
 fn adapters_go_to_other_layouts_and_back_unchanged() {
     let folder = tempfile::tempdir().unwrap();
@@ -223,22 +250,8 @@ fn adapters_go_to_other_layouts_and_back_unchanged() {
     let unet = pipeline.join("unet");
     let convert = |from: &Path, to: &str, name: &str| {
         let output = folder.path().join(name);
-        // `convert` computes nothing, and takes no device.
-        let run = std::process::Command::new(env!("CARGO_BIN_EXE_temper"))
-            .args([
-                "convert",
-                "--adapter",
-                text(from),
-                "--model",
-                text(&pipeline),
-                "--to",
-                to,
-            ])
-            .args(["--output", text(&output)])
-            .output()
-            .unwrap();
-        let [said, error] = [run.stdout, run.stderr].map(|text| String::from_utf8(text).unwrap());
-        (output, said, error, run.status.code())
+        let (said, error, code) = convert(from, &pipeline, to, &output);
+        (output, said, error, code)
     };
     let lora = lora(&unet, folder.path());
     let (diffusers, said, error, _) =
@@ -263,6 +276,16 @@ fn adapters_go_to_other_layouts_and_back_unchanged() {
     assert!(said.contains("32 layers"), "{said}{error}");
     let [ours, theirs] = [&lora, &back].map(|path| AdapterFile::load(path).unwrap().0);
     assert_eq!(ours.tensors(), theirs.tensors());
+    let common = theirs.config().common();
+    let targets = ["to_k", "to_out.0", "to_q", "to_v"].map(str::to_owned);
+    assert_eq!(
+        common.target_modules,
+        Some(ModulePattern::Names(targets.to_vec()))
+    );
+    assert_eq!(
+        common.base_model_name_or_path.as_deref(),
+        Some(text(&pipeline))
+    );
 
     let oft = oft(&unet, folder.path());
     let (_, said, error, _) = convert(&oft, "kohya", "oft.safetensors");
@@ -274,4 +297,52 @@ fn adapters_go_to_other_layouts_and_back_unchanged() {
     assert!(code == Some(1) && error.contains("OFT"), "{error}");
     let (_, _, error, code) = convert(&oft, "kohya", "oft.safetensors");
     assert!(code == Some(1) && error.contains("--overwrite"), "{error}");
+}
+
+#[test]
+fn a_run_is_converted_like_its_adapters_and_files_get_the_names_that_tools_look_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipeline = path("tests/golden/diffusion/pipeline");
+    let run = folder.path().join("run");
+    lora_of(&pipeline.join("unet"), &run, "adapter", 0.5);
+    std::fs::write(run.join("recipe.toml"), "").unwrap();
+    let expected = [
+        ("diffusers", "d", "d/pytorch_lora_weights.safetensors"),
+        ("kohya", "k", "k.safetensors"),
+        ("kohya", "v1.5", "v1.5.safetensors"),
+        ("peft", "p", "p/adapter_model.safetensors"),
+    ];
+    for (to, name, file) in expected {
+        let (said, error, code) = convert(&run, &pipeline, to, &folder.path().join(name));
+        assert_eq!(code, Some(0), "{said}{error}");
+        assert!(folder.path().join(file).is_file(), "{file}: {said}{error}");
+        assert!(!folder.path().join(name).is_file(), "{said}");
+        let (_, error, code) = convert(&run, &pipeline, to, &folder.path().join(name));
+        assert!(code == Some(1) && error.contains("already"), "{error}");
+    }
+}
+
+#[test]
+fn adapters_with_values_that_are_not_finite_are_refused_by_every_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipeline = path("tests/golden/diffusion/pipeline");
+    let nan = lora_of(&pipeline.join("unet"), folder.path(), "nan", f32::NAN);
+    let output = folder.path().join("x.png");
+    let (model, adapter, output) = (text(&pipeline), text(&nan), text(&output));
+    let places = ["--model", model, "--adapter", adapter];
+    let check = |message: &str| {
+        for word in ["not finite", "nan/adapter_model.safetensors", "to_q.lora_A"] {
+            assert!(message.contains(word), "{word}: {message}");
+        }
+    };
+    check(&fail(1, &[&["energy"], &places[..]].concat()));
+    let merge = [&["merge"], &places[..], &["--output", output]].concat();
+    check(&fail(1, &merge));
+    let sample = ["--prompt", "dog", "--output", output, "--steps", "1"];
+    let message = fail(1, &[&["sample"], &places[..], &sample[..]].concat());
+    check(&message);
+    assert!(message.contains("train.lr"), "{message}");
+    let (_, error, code) = convert(&nan, &pipeline, "kohya", Path::new(output));
+    assert_eq!(code, Some(1));
+    check(&error);
 }

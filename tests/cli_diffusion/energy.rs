@@ -136,3 +136,26 @@ fn runs_without_checkpoints_are_refused() {
     assert!(fail(1, &run).contains("neither `adapter` nor `model`"));
     assert!(fail(2, &["energy", "--model", text(&unet)]).contains("--adapter"));
 }
+
+#[test]
+fn a_strength_and_a_run_directory_are_understood_as_by_sample() {
+    let (folder, pipeline) = super::pipelines::copy_of_pipeline();
+    let run = folder.path().join("run");
+    let lora = super::adapters::lora_of(&pipeline.join("unet"), &run, "adapter", 0.5);
+    std::fs::write(run.join("recipe.toml"), "").unwrap();
+    let change = |adapter: &str| {
+        let places = ["--model", text(&pipeline), "--adapter", adapter, "--json"];
+        let said = succeed(&[&["energy"], &places[..]].concat());
+        let report: serde_json::Value = serde_json::from_str(&said).unwrap();
+        let change = &report["totals"][0]["relative_change"];
+        change.as_f64().unwrap()
+    };
+    let full = change(text(&lora));
+    assert_eq!(change(text(&run)), full);
+    assert_eq!(change(&format!("{}:0", run.display())), 0.0);
+    let half = change(&format!("{}:0.5", run.display()));
+    assert!(half != 0.0 && half.abs() < full.abs(), "{half} {full}");
+    let whole = format!("{}:0.5", pipeline.display());
+    let model = ["energy", "--model", text(&pipeline), "--adapter", &whole];
+    assert!(fail(2, &model).contains("no strength"));
+}

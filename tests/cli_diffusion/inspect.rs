@@ -125,3 +125,18 @@ fn adapters_of_other_tools_and_pictures_are_recognised() {
         );
     }
 }
+
+#[test]
+fn adapters_and_runs_are_checked_against_pipelines() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipeline = path("tests/golden/diffusion/pipeline");
+    let run = folder.path().join("run");
+    let adapter = oft(&pipeline.join("unet"), &run);
+    std::fs::rename(adapter, run.join("adapter")).unwrap();
+    std::fs::write(run.join("recipe.toml"), "").unwrap();
+    for thing in [run.join("adapter"), run] {
+        let (report, fits) = inspect(&[text(&thing), "--model", text(&pipeline)]);
+        assert!(fits && report["fits"] == true, "{report:#}");
+        assert_eq!(report["matched"], 32);
+    }
+}

@@ -8,12 +8,12 @@ use super::adapters::{lora, oft};
 use super::pipelines::copy_of_pipeline;
 use super::support::{fail, path, succeed, temper, text};
 
-fn pipeline() -> PathBuf {
+pub(super) fn pipeline() -> PathBuf {
     path("tests/golden/diffusion/pipeline")
 }
 
 /// Arguments for tiny pictures in few steps.
-fn args<'a>(model: &'a Path, output: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
+pub(super) fn args<'a>(model: &'a Path, output: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
     let mut all = vec!["sample", "--model", text(model), "--output", text(output)];
     for fixed in [["--width", "16"], ["--height", "16"], ["--steps", "2"]] {
         if !more.contains(&fixed[0]) {
@@ -32,7 +32,7 @@ fn draw(folder: &Path, name: &str, more: &[&str]) -> (Photo, PathBuf) {
     (read(&file).unwrap(), file)
 }
 
-fn recipe(file: &Path) -> serde_json::Value {
+pub(super) fn recipe(file: &Path) -> serde_json::Value {
     let texts = read_png_text(file).unwrap();
     let (_, recipe) = texts.iter().find(|(key, _)| key == "temper").unwrap();
     serde_json::from_str(recipe).unwrap()
@@ -231,7 +231,7 @@ fn mistakes_are_told_before_anything_is_drawn() {
     check(
         2,
         &with(&["--scheduler", "magic"]),
-        &["magic", "ddim", "euler", "unipc"],
+        &["--scheduler", "magic", "ddim", "euler", "unipc"],
     );
     check(
         2,
@@ -241,8 +241,20 @@ fn mistakes_are_told_before_anything_is_drawn() {
     check(2, &with(&["--clip-skip", "9"]), &["layers"]);
     check(2, &with(&["--count", "2"]), &["one file", "directory"]);
     check(2, &with(&["--guidance-scale", "NaN"]), &["guidance-scale"]);
-    check(1, &with(&["--adapter", "nowhere"]), &["nowhere"]);
-    check(1, &with(&["--steps", "1001"]), &["1000"]);
+    check(
+        1,
+        &with(&["--adapter", "nowhere"]),
+        &["there is nothing at `nowhere`", "spelling"],
+    );
+    check(2, &with(&["--steps", "1001"]), &["1000"]);
+    let last = u64::MAX.to_string();
+    check(
+        2,
+        &[&prompt[..], &["--first", &last]].concat(),
+        &["--first"],
+    );
+    let itself = ["--grid", text(&file)];
+    check(2, &[&prompt[..], &itself].concat(), &["--grid", "picture"]);
     check(2, &with(&["--width", "17"]), &["17", "multiple of 2"]);
     let taken = folder.path().join("taken.png");
     std::fs::write(&taken, "mine").unwrap();
@@ -387,58 +399,6 @@ fn an_interrupted_run_keeps_the_pictures_that_were_done() {
     printed.for_each(drop);
     assert_eq!(run.wait().unwrap().code(), Some(130));
     assert_eq!(read(first).unwrap().width, 16);
-}
-
-#[test]
-fn a_control_picture_steers_what_is_drawn() {
-    use burn::tensor::{Device, FloatDType, Tensor};
-    use temper_adapters::weights::Dtype;
-    use temper_adapters::{Parameters, RandomSource};
-    use temper_models::{ControlConfig, ControlEncoder, UnetConfig};
-
-    let (folder, model) = copy_of_pipeline();
-    // The published encoder makes eighths; the tiny autoencoder makes halves.
-    let unet = UnetConfig::load(&model.join("unet")).unwrap();
-    let mut json = ControlConfig::for_unet(&unet).to_json();
-    json["block_out_channels"] = serde_json::json!([4, 8]);
-    let config = ControlConfig::from_json(&json).unwrap();
-    let random = RandomSource::new(|purpose| temper_datasets::random::rng(0, purpose, 0, 0));
-    let device = Device::flex();
-    let mut encoder = ControlEncoder::random(config, FloatDType::F32, &device, &random);
-    encoder.visit_mut(&mut |param| {
-        let values = random.normal(param.name(), param.numel(), 0.5);
-        let data = burn::tensor::TensorData::new(values, [param.numel()]);
-        param.set(Tensor::from_data(data, &device));
-    });
-    let run = folder.path().join("run");
-    encoder
-        .save(&run.join("control"), Dtype::F32, 1 << 30)
-        .unwrap();
-    let adapter = lora(&model.join("unet"), &run);
-    let mut photo = Photo::filled(40, 24, [10; 3]);
-    for (at, byte) in photo.rgb.iter_mut().enumerate() {
-        if at / 3 % 40 > 20 {
-            *byte = 250;
-        }
-    }
-    let picture = folder.path().join("edges.png");
-    temper_datasets::images::write_png(&picture, &photo, &[]).unwrap();
-    let draw = |name: &str, more: &[&str]| {
-        let file = folder.path().join(name).with_extension("png");
-        let options = ["--prompt", "dog", "--adapter", text(&adapter)];
-        succeed(&args(&model, &file, &[&options[..], more].concat()));
-        (read(&file).unwrap(), file)
-    };
-    let (free, _) = draw("free", &[]);
-    let control = ["--control", text(&picture)];
-    let (steered, file) = draw("steered", &control);
-    assert_ne!(steered, free);
-    assert_eq!(recipe(&file)["control"]["image"], text(&picture));
-    let edges = ["--control", text(&picture), "--canny", "50,100"];
-    assert_ne!(draw("edges-found", &edges).0, steered);
-    let file = folder.path().join("x.png");
-    let alone = ["--prompt", "dog", "--control", text(&picture)];
-    assert!(fail(2, &args(&model, &file, &alone)).contains("--control-model"));
 }
 
 #[test]

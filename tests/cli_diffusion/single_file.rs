@@ -89,7 +89,7 @@ impl Model {
         let model = Self::copy("pipeline_sdxl", "euler", 1);
         let sizes = json!({"addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 10 + 6 * 256});
         edit(&model.directory, "unet/config.json", &sizes);
-        let ends = json!({"num_attention_heads": 1, "bos_token_id": 49406, "eos_token_id": 49407});
+        let ends = json!({"num_attention_heads": 1});
         for part in ["text_encoder", "text_encoder_2"] {
             edit(&model.directory, &format!("{part}/config.json"), &ends);
         }

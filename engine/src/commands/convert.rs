@@ -3,19 +3,19 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use temper_adapters::formats::{self, Imported, KohyaModel, write_diffusers_lora, write_kohya};
+use temper_adapters::formats::{self, KohyaModel, write_diffusers_lora, write_kohya};
 use temper_adapters::peft::{AdapterConfig, AdapterFile, Module, Slot, TargetRule, resolve};
 
 use super::output::print;
 use crate::Failure;
-use crate::diffusion::ModuleNames;
+use crate::diffusion::{ModuleNames, control_of, copy_folder, read_adapter};
 use crate::hub;
 use crate::run::note;
 
 /// Arguments of `temper convert`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Adapter: PEFT directory, or file of diffusers, kohya or `OneTrainer`
+    /// Adapter: PEFT directory, run directory, or file of diffusers, kohya or `OneTrainer`
     #[arg(long, value_name = "PATH")]
     adapter: PathBuf,
     /// The model it is for, a pipeline or UNet directory: its layers have the names. Weights are not read
@@ -24,7 +24,7 @@ pub(crate) struct Args {
     /// Layout to write
     #[arg(long, value_enum)]
     to: Layout,
-    /// Directory (PEFT) or file (diffusers, kohya) to write
+    /// Directory (PEFT, diffusers) or `.safetensors` file (diffusers, kohya) to write
     #[arg(long, value_name = "PATH")]
     output: PathBuf,
     /// Replace what is there
@@ -37,7 +37,7 @@ pub(crate) struct Args {
 enum Layout {
     /// A directory with `adapter_config.json`; with several networks, one in a folder for each
     Peft,
-    /// `pytorch_lora_weights.safetensors`, for `LoRA`
+    /// `pytorch_lora_weights.safetensors` in a directory, or a file of another name, for `LoRA`
     Diffusers,
     /// Keys `lora_unet_…`, for `LoRA` and OFT
     Kohya,
@@ -47,19 +47,21 @@ enum Layout {
 type Part = (formats::Component, AdapterFile);
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    if args.output.exists() && !args.overwrite {
-        let message = format!("`{}` is there already", args.output.display());
+    let output = args.place();
+    if output.exists() && !args.overwrite {
+        let message = format!("`{}` is there already", output.display());
         return Err(Failure::run(message).with_hint("choose another --output, or add --overwrite"));
     }
     let names = ModuleNames::of(&hub::resolve_model(&args.model)?)?;
-    let before = read(&args.adapter, &names)?;
-    for remark in write(args, &before, &names)? {
+    let before = read_adapter(&args.adapter, &names.modules())?;
+    for remark in write(args, &output, &before, &names)? {
         note(&format!("warning: {remark}"));
     }
-    print(format!("wrote {}", args.output.display()))?;
-    let after = read(&args.output, &names)?;
+    keep_control(args, &output)?;
+    print(format!("wrote {}", output.display()))?;
+    let after = formats::read(&output, &names.modules())?.adapters;
     let comparison = Comparison::of(&before, &after, &names).map_err(|problem| {
-        let file = args.output.display();
+        let file = output.display();
         Failure::run(format!("`{file}` reads back as another adapter: {problem}"))
     })?;
     print(format!(
@@ -74,44 +76,75 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     ))
 }
 
-fn read(path: &Path, names: &ModuleNames) -> Result<Vec<Part>, Failure> {
-    let Imported { adapters, remarks } = formats::read(path, &names.modules())?;
-    for remark in remarks {
-        note(&format!("warning: `{}`: {remark}", path.display()));
+impl Args {
+    /// What is written: files of other tools have their ending, by which those tools know them.
+    fn place(&self) -> PathBuf {
+        let is_file = self.output.extension() == Some("safetensors".as_ref());
+        match self.to {
+            Layout::Kohya if !is_file => self.output.with_added_extension("safetensors"),
+            Layout::Diffusers if !is_file => self.output.join("pytorch_lora_weights.safetensors"),
+            _ => self.output.clone(),
+        }
     }
-    Ok(adapters)
 }
 
 /// Returns what the layout cannot say.
-fn write(args: &Args, parts: &[Part], names: &ModuleNames) -> Result<Vec<String>, Failure> {
+fn write(
+    args: &Args,
+    output: &Path,
+    parts: &[Part],
+    names: &ModuleNames,
+) -> Result<Vec<String>, Failure> {
     let borrowed: Vec<_> = parts.iter().map(|(part, file)| (*part, file)).collect();
     match args.to {
         Layout::Peft => {
             for (part, file) in parts {
                 let directory = match parts.len() {
-                    1 => args.output.clone(),
-                    _ => args.output.join(part.name()),
+                    1 => output.to_owned(),
+                    _ => output.join(part.name()),
                 };
-                file.save(&directory)?;
+                file.clone().with_base_model(&args.model).save(&directory)?;
             }
             Ok(Vec::new())
         }
         Layout::Diffusers => {
-            create_parent(&args.output)?;
-            write_diffusers_lora(&args.output, &borrowed)?;
+            create_parent(output)?;
+            write_diffusers_lora(output, &borrowed)?;
             Ok(Vec::new())
         }
         Layout::Kohya => {
-            create_parent(&args.output)?;
+            create_parent(output)?;
             let model: KohyaModel = names.kohya_model();
-            Ok(write_kohya(
-                &args.output,
-                &borrowed,
-                model,
-                &names.modules(),
-            )?)
+            Ok(write_kohya(output, &borrowed, model, &names.modules())?)
         }
     }
+}
+
+/// The encoder of control pictures goes along where there is a directory for it; a file has no place.
+fn keep_control(args: &Args, output: &Path) -> Result<(), Failure> {
+    let Some(control) = control_of(&args.adapter) else {
+        return Ok(());
+    };
+    let is_directory = match args.to {
+        Layout::Peft => true,
+        Layout::Diffusers => output != args.output,
+        Layout::Kohya => false,
+    };
+    if !is_directory {
+        note(&format!(
+            "warning: `{}`, the encoder of control pictures, has no place in `{}`: keep it, and give it to `temper sample` with \
+             --control-model",
+            control.display(),
+            output.display()
+        ));
+        return Ok(());
+    }
+    let to = args.output.join("control");
+    if to == control {
+        return Ok(());
+    }
+    copy_folder(&control, &to)?;
+    print(format!("wrote {}", to.display()))
 }
 
 fn create_parent(path: &Path) -> Result<(), Failure> {

@@ -21,7 +21,7 @@ use crate::run::note;
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdapterChoice {
-    /// A PEFT directory, or a file of another tool.
+    /// A PEFT directory, a run directory, or a file of another tool.
     pub path: PathBuf,
     /// 0 leaves the model as it is, 1 is the adapter as it was trained.
     pub strength: f64,
@@ -61,34 +61,42 @@ pub(crate) fn network_of(part: formats::Component) -> Component {
     }
 }
 
-/// Reads an adapter in any layout against the modules of a model, and says what is odd about it.
+/// Reads an adapter in any layout, or those of a run, against the modules of a model, and says what is odd about it.
 ///
 /// # Errors
 /// [`DiffusionError::Adapter`].
 pub(crate) fn read_adapter(
     path: &Path,
     modules: &Modules<'_>,
-) -> Result<Vec<(Component, AdapterFile)>, DiffusionError> {
-    let read = formats::read(path, modules).map_err(|source| DiffusionError::Adapter {
-        path: path.to_owned(),
-        source: Box::new(source),
-    });
+) -> Result<Vec<(formats::Component, AdapterFile)>, DiffusionError> {
+    let mut found = Vec::new();
+    for place in adapter_places(path) {
+        found.extend(read_place(&place, modules)?);
+    }
+    if let Some(run) = left_behind(path) {
+        note(&format!(
+            "warning: `{}`: the run also trained a text encoder, whose adapter stands beside it: give `{}` to take both",
+            path.display(),
+            run.display()
+        ));
+    }
+    Ok(found)
+}
+
+fn read_place(
+    path: &Path,
+    modules: &Modules<'_>,
+) -> Result<Vec<(formats::Component, AdapterFile)>, DiffusionError> {
+    let read = formats::read(path, modules).map_err(|source| DiffusionError::adapter(path, source));
     let Imported { adapters, remarks } = read?;
     let say = |what: &str| note(&format!("warning: `{}`: {what}", path.display()));
     for remark in &remarks {
         say(remark);
     }
-    if let Some(run) = left_behind(path) {
-        say(&format!(
-            "the run also trained a text encoder, whose adapter stands beside it: give `{}` to take both",
-            run.display()
-        ));
-    }
     if adapters.iter().all(|(_, file)| file.changes_nothing()) {
         say("this adapter changes nothing: all its values are zero, as before training");
     }
-    let parts = adapters.into_iter();
-    Ok(parts.map(|(part, file)| (network_of(part), file)).collect())
+    Ok(adapters)
 }
 
 /// The adapter of one network that stands alone.
@@ -100,17 +108,27 @@ pub(crate) fn read_part(
     component: Component,
     modules: &[Module],
 ) -> Result<AdapterFile, DiffusionError> {
-    let all = match component {
-        Component::Unet => Modules {
-            unet: modules,
-            ..Modules::default()
-        },
-        _ => Modules {
-            text_encoder: modules,
-            ..Modules::default()
-        },
+    let (all, folder) = match component {
+        Component::Unet => (
+            Modules {
+                unet: modules,
+                ..Modules::default()
+            },
+            RUN_ADAPTERS[0],
+        ),
+        _ => (
+            Modules {
+                text_encoder: modules,
+                ..Modules::default()
+            },
+            RUN_ADAPTERS[1],
+        ),
     };
-    let parts = read_adapter(path, &all)?;
+    let own = path.join(folder);
+    let in_run = adapter_places(path).contains(&own);
+    let parts = read_place(if in_run { &own } else { path }, &all)?;
+    let parts = parts.into_iter();
+    let parts: Vec<_> = parts.map(|(part, file)| (network_of(part), file)).collect();
     let names: Vec<&str> = parts.iter().map(|(part, _)| part.name()).collect();
     let error = DiffusionError::NoPart {
         path: path.to_owned(),
@@ -129,16 +147,27 @@ fn left_behind(path: &Path) -> Option<PathBuf> {
     (is_of_unet && other.is_file()).then(|| run.to_owned())
 }
 
-/// The adapters that a run left, if `path` is a run directory.
-fn of_run(path: &Path) -> Option<Vec<PathBuf>> {
+/// Where a run leaves the adapters of its networks.
+const RUN_ADAPTERS: [&str; 3] = ["adapter", "adapter_text_encoder", "adapter_text_encoder_2"];
+
+/// Where the adapters that `path` stands for lie: itself, or all that a run left if it is a run directory.
+pub(crate) fn adapter_places(path: &Path) -> Vec<PathBuf> {
     let has = |folder: &Path| folder.join("adapter_config.json").is_file();
-    if has(path) || !path.join("recipe.toml").is_file() {
-        return None;
+    let is_run = path.join("recipe.toml").is_file() && !has(path);
+    let folders = RUN_ADAPTERS.into_iter().map(|name| path.join(name));
+    let found: Vec<PathBuf> = folders.filter(|folder| is_run && has(folder)).collect();
+    if found.is_empty() {
+        return vec![path.to_owned()];
     }
-    let names = ["adapter", "adapter_text_encoder", "adapter_text_encoder_2"];
-    let folders = names.map(|name| path.join(name)).into_iter();
-    let found: Vec<PathBuf> = folders.filter(|folder| has(folder)).collect();
-    (!found.is_empty()).then_some(found)
+    found
+}
+
+/// The encoder of control pictures that was trained with an adapter: `control` in its directory, in its run or beside it.
+pub(crate) fn control_of(adapter: &Path) -> Option<PathBuf> {
+    let inside = adapter.join("control");
+    let beside = adapter.parent().map(|run| run.join("control"));
+    let mut places = std::iter::once(inside).chain(beside);
+    places.find(|directory| directory.join("config.json").is_file())
 }
 
 /// Folds `choices` into the weights of `pipeline`, so that they act on the input of a layer in the order in which they are given.
@@ -155,10 +184,7 @@ pub fn apply_adapters(
     for choice in choices.iter().rev() {
         for (component, file) in pipeline.read_adapter(&choice.path)? {
             let merged = merge_into(pipeline.adaptable(component)?, &file, choice.strength);
-            remarks.extend(merged.map_err(|source| DiffusionError::Adapter {
-                path: choice.path.clone(),
-                source: Box::new(source.into()),
-            })?);
+            remarks.extend(merged.map_err(|error| DiffusionError::adapter(&choice.path, error))?);
         }
     }
     Ok(remarks)
@@ -174,21 +200,16 @@ impl Pipeline {
         &self,
         path: &Path,
     ) -> Result<Vec<(Component, AdapterFile)>, DiffusionError> {
-        if let Some(parts) = of_run(path) {
-            let read = parts.iter().map(|part| self.read_adapter(part));
-            return Ok(read.collect::<Result<Vec<_>, _>>()?.concat());
-        }
         let unet = self.unet.modules();
         let texts: Vec<Vec<Module>> = self.text_encoders.iter().map(Adaptable::modules).collect();
         let text = |number: usize| texts.get(number).map_or(&[][..], Vec::as_slice);
-        read_adapter(
-            path,
-            &Modules {
-                unet: &unet,
-                text_encoder: text(0),
-                text_encoder_2: text(1),
-            },
-        )
+        let modules = Modules {
+            unet: &unet,
+            text_encoder: text(0),
+            text_encoder_2: text(1),
+        };
+        let parts = read_adapter(path, &modules)?.into_iter();
+        Ok(parts.map(|(part, file)| (network_of(part), file)).collect())
     }
 
     /// A network, to change it.

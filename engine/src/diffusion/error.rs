@@ -1,8 +1,9 @@
 //! What can go wrong around a pipeline.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use temper_adapters::formats::FormatError;
+use temper_adapters::peft::PeftError;
 use temper_datasets::DataError;
 use temper_models::ModelError;
 
@@ -115,6 +116,24 @@ pub enum DiffusionError {
         /// Its precision.
         dtype: &'static str,
     },
+    /// Pictures that the machine cannot hold.
+    #[error(
+        "a picture of {width} x {height} takes about {needed} of memory in {place}, of which {available} are left"
+    )]
+    TooLarge {
+        /// Pixels.
+        width: usize,
+        /// Pixels.
+        height: usize,
+        /// What takes most.
+        place: &'static str,
+        /// Bytes, about.
+        needed: String,
+        /// Bytes.
+        available: String,
+        /// A size of the same shape that fits, if there is one.
+        fits: Option<(usize, usize)>,
+    },
     /// A signal asked to stop.
     #[error("stopped before all pictures were drawn")]
     Interrupted,
@@ -156,12 +175,24 @@ pub enum DiffusionError {
     Storage(#[from] RunError),
 }
 
+const ADAPTER_HINT: &str = "the adapter was made for another model, or is damaged; `temper inspect ADAPTER --model MODEL` compares them";
+
 impl DiffusionError {
+    /// The error of an adapter at `path`.
+    pub(crate) fn adapter(path: &Path, source: impl Into<FormatError>) -> Self {
+        Self::Adapter {
+            path: path.to_owned(),
+            source: Box::new(source.into()),
+        }
+    }
+
     /// Whether the command line asks for something that cannot be.
     pub(crate) fn is_usage(&self) -> bool {
         matches!(
             self,
-            Self::Option { .. } | Self::NoPrompt | Self::Model(ModelError::ClipSkip { .. })
+            Self::Option { .. }
+                | Self::NoPrompt
+                | Self::Model(ModelError::ClipSkip { .. } | ModelError::Steps { .. })
         )
     }
 
@@ -185,8 +216,20 @@ impl DiffusionError {
             Self::NotFinite { .. } => {
                 "try weaker adapters, as in --adapter DIR:0.5, and a lower --guidance-scale; if the model alone does the same, its weights are damaged"
             }
-            Self::Adapter { .. } => {
-                "the adapter was made for another model, or is damaged; `temper inspect ADAPTER --model MODEL/unet` compares them"
+            Self::Adapter { source, .. } => match source.as_ref() {
+                FormatError::Missing { .. } => {
+                    "look at the spelling of the path; a run leaves its adapter in `adapter`"
+                }
+                FormatError::NotFound { .. } => return None,
+                FormatError::Peft(PeftError::NotFinite { .. }) => {
+                    "take an adapter from before, or train again with a smaller `train.lr`"
+                }
+                _ => ADAPTER_HINT,
+            },
+            Self::TooLarge { fits, .. } => {
+                return fits.map(|(width, height)| {
+                    format!("about {width} x {height} fits: --width {width} --height {height}")
+                });
             }
             _ => return None,
         };

@@ -295,13 +295,19 @@ fn copy_other(from: &Path, to: &Path, changed: &[Component]) -> Result<(), Diffu
             continue;
         }
         if entry.path().is_dir() {
-            for file in list(&entry.path())? {
-                copy(&file.path(), &target.join(file.file_name()))?;
-            }
+            copy_folder(&entry.path(), &target)?;
         } else if !text.ends_with(".safetensors") {
             // Weights at the top are the whole model in one file, before the change.
             copy(&entry.path(), &target)?;
         }
+    }
+    Ok(())
+}
+
+/// Copies the files of a folder that is one part of something.
+pub(crate) fn copy_folder(from: &Path, to: &Path) -> Result<(), RunError> {
+    for file in list(from)? {
+        copy(&file.path(), &to.join(file.file_name()))?;
     }
     Ok(())
 }

@@ -182,6 +182,13 @@ impl<'a> Run<'a> {
         let width = request.width.unwrap_or_else(usual);
         let height = request.height.unwrap_or_else(usual);
         pipeline.check_size(width, height)?;
+        if request.first.checked_add(request.count as u64).is_none() {
+            return Err(DiffusionError::Option {
+                option: "first",
+                found: request.first.to_string(),
+                expected: format!("a number below 2^64 - {}", request.count),
+            });
+        }
         let tasks = (0..request.prompts.len()).flat_map(|prompt| {
             let number = move |number: usize| Task {
                 prompt,

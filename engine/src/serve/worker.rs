@@ -3,7 +3,7 @@
 //! Nothing that goes wrong in here ends the server. An engine that fails, or panics, is replaced by a fresh one over the
 //! same weights, and the sequences it held end with an error.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvError, Sender, TryRecvError, channel};
@@ -90,9 +90,20 @@ impl Worker {
         metrics: &Arc<Metrics>,
     ) -> Result<Self, crate::Failure> {
         let mut seats = Vec::with_capacity(models.len());
+        let mut sizes: BTreeMap<String, usize> = BTreeMap::new();
         for (number, loaded) in models.into_iter().enumerate() {
             let metrics = metrics.model(number).clone();
-            seats.push(Seat::new(loaded, Arc::clone(tokenizer), metrics)?);
+            let mut seat = Seat::new(loaded, Arc::clone(tokenizer), metrics);
+            *sizes.entry(seat.size()?).or_default() += 1;
+            seats.push(seat);
+        }
+        for (size, models) in sizes {
+            let each = if models > 1 {
+                format!(" for each of {models} models")
+            } else {
+                String::new()
+            };
+            run::note(&format!("{size}{each}"));
         }
         let (commands, inbox) = channel();
         let work = move || {
@@ -197,27 +208,26 @@ impl Work {
 }
 
 impl Seat {
-    fn new(
-        loaded: Loaded,
-        tokenizer: Arc<Tokenizer>,
-        metrics: ModelMetrics,
-    ) -> Result<Self, GenerateError> {
-        let mut seat = Self {
+    fn new(loaded: Loaded, tokenizer: Arc<Tokenizer>, metrics: ModelMetrics) -> Self {
+        Self {
             loaded,
             tokenizer,
             engine: None,
             sequences: HashMap::new(),
             metrics,
             counted: Statistics::default(),
-        };
-        let engine = seat.engine()?;
-        run::note(&format!(
+        }
+    }
+
+    /// How much it generates at once, for the log.
+    fn size(&mut self) -> Result<String, GenerateError> {
+        let engine = self.engine()?;
+        Ok(format!(
             "up to {} sequences of {} tokens at a time, {} for their keys and values",
             engine.slots(),
             engine.max_length(),
             ByteSize(engine.cache_bytes()),
-        ));
-        Ok(seat)
+        ))
     }
 
     fn engine(&mut self) -> Result<&mut Engine, GenerateError> {

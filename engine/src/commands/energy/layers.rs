@@ -7,14 +7,16 @@ use burn::tensor::{FloatDType, Tensor, TensorData};
 use temper_adapters::energy::he_mean_half;
 use temper_adapters::peft::AdapterConfig;
 use temper_adapters::weights::{Checkpoint, WeightsError};
-use temper_adapters::{Adaptable, RandomSource, attach, attach_trained};
+use temper_adapters::{Adaptable, RandomSource, attach, attach_scaled};
 use temper_datasets::random::rng;
 use temper_models::single_file::is_single_file;
 use temper_models::{Llama, Unet};
 
 use crate::Failure;
 use crate::device::{self, OpenDevice};
-use crate::diffusion::{Component, ModelIndex, read_part, unet_of_file};
+use crate::diffusion::{
+    AdapterChoice, Component, DiffusionError, ModelIndex, adapter_places, read_part, unet_of_file,
+};
 use crate::hub;
 use crate::loading::read_adapter;
 use crate::run::verify;
@@ -142,19 +144,25 @@ impl Base {
     }
 
     /// Energies of the layers that an adapter changes; of a model trained in full, of all layers.
-    pub(super) fn with_adapter(&self, path: &Path) -> Result<Energies, Failure> {
+    pub(super) fn with_adapter(&self, choice: &AdapterChoice) -> Result<Energies, Failure> {
+        let path = choice.path.as_path();
         let full = [path.to_owned(), path.join("unet")]
             .into_iter()
             .find(|place| place.join("config.json").is_file() || is_whole_model(place));
         if let Some(directory) = full {
+            if choice.strength != 1.0 {
+                let message = format!("`{}` is a model, which has no strength", path.display());
+                return Err(Failure::usage(message));
+            }
             return Ok(Network::load(&directory, &self.device)?.energies(|_| true));
         }
         let mut network = self.network.clone();
         let file = match &network {
             Network::Unet(unet) => read_part(path, Component::Unet, &unet.modules())?,
-            Network::Language(_) => read_adapter(path)?,
+            Network::Language(_) => read_adapter(&adapter_places(path)[0])?,
         };
-        attach_trained(network.adaptable(), &file, &no_random())?;
+        attach_scaled(network.adaptable(), &file, choice.strength)
+            .map_err(|error| DiffusionError::adapter(path, error))?;
         let adapted = file.adapted_modules();
         Ok(network.energies(|module| adapted.contains(module)))
     }

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::output::print;
 use super::report::Report;
 use crate::Failure;
+use crate::diffusion::AdapterChoice;
 use crate::run::{note, write_atomic};
 use chart::{Chart, Series};
 use layers::Base;
@@ -23,9 +24,9 @@ pub(crate) struct Args {
     /// Base model: a UNet or language model directory, or a pipeline (also in one file), of which the UNet is measured
     #[arg(long, value_name = "DIR")]
     model: String,
-    /// Adapter, or a model trained in full from the base; may be repeated
-    #[arg(long, value_name = "DIR", required_unless_present = "run")]
-    adapter: Vec<PathBuf>,
+    /// Adapter or run, `:0.8` behind it is its strength; or a model trained in full from the base. May be repeated
+    #[arg(long, value_name = "DIR[:STRENGTH]", required_unless_present = "run")]
+    adapter: Vec<AdapterChoice>,
     /// Run directory: the energy at each of its checkpoints; may be repeated
     #[arg(long, value_name = "DIR", conflicts_with = "adapter")]
     run: Vec<PathBuf>,
@@ -74,8 +75,12 @@ fn rounded(value: f64) -> Value {
 fn of_adapters(args: &Args, base: &Base) -> Result<(Report, Chart), Failure> {
     let mut report = Report::new("energy", &base.directory);
     let mut after = Vec::new();
-    for path in &args.adapter {
-        after.push((label(path), base.with_adapter(path)?));
+    for choice in &args.adapter {
+        let mut name = label(&choice.path);
+        if choice.strength != 1.0 {
+            name = format!("{name}:{}", choice.strength);
+        }
+        after.push((name, base.with_adapter(choice)?));
     }
     let changed = |module: &str| {
         after

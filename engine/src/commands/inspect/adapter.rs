@@ -5,12 +5,15 @@ use std::path::Path;
 
 use serde_json::json;
 use temper_adapters::peft::{
-    AdapterConfig, AdapterFile, ModulePattern, Slot, block_size_from_cols,
+    AdapterConfig, AdapterFile, Module, ModulePattern, Slot, block_size_from_cols,
 };
+use temper_adapters::weights::Checkpoint;
+use temper_models::single_file::is_single_file;
 
 use super::model::{list, modules};
 use crate::Failure;
 use crate::commands::report::Report;
+use crate::diffusion::{ModuleNames, Place};
 
 /// An adapter directory. With a model, the second value is whether they fit.
 pub(super) fn inspect(path: &Path, model: Option<&Path>) -> Result<(Report, bool), Failure> {
@@ -146,9 +149,24 @@ fn rotations(adapter: &AdapterFile, report: &mut Report) {
     report.fact("largest_block_norm", format!("{largest:.3e}"));
 }
 
+/// The layers that the adapter is for: of a pipeline those of the network that it names.
+fn modules_for(adapter: &AdapterFile, model: &Path) -> Result<Vec<Module>, Failure> {
+    let is_pipeline = match Place::of(model) {
+        Ok(Place::Directory) => true,
+        Ok(Place::File(file)) => Checkpoint::open(file).is_ok_and(|file| is_single_file(&file)),
+        Err(_) => false,
+    };
+    if !is_pipeline {
+        return modules(model);
+    }
+    let names = ModuleNames::of(model)?;
+    let all = names.modules();
+    Ok(all.of(all.owner(adapter)).to_vec())
+}
+
 /// The strict comparison, both ways.
 fn check(adapter: &AdapterFile, model: &Path, report: &mut Report) -> Result<bool, Failure> {
-    let found = adapter.check(&modules(model)?)?;
+    let found = adapter.check(&modules_for(adapter, model)?)?;
     report.fact("checked_against", model.display().to_string());
     report.fact("fits", found.is_clean());
     report.fact("matched", found.matched.len());

@@ -9,10 +9,15 @@ mod pipeline;
 mod run_dir;
 mod thing;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
 
 use super::output::print;
+use super::report::Report;
 use crate::Failure;
+use crate::diffusion::adapter_places;
+use crate::hub;
 use thing::{Kind, Thing};
 
 /// Arguments of `temper inspect`.
@@ -20,9 +25,9 @@ use thing::{Kind, Thing};
 pub(crate) struct Args {
     /// Model, pipeline, adapter, run or checkpoint directory, weights, dataset, tokenizer, recipe or picture
     path: PathBuf,
-    /// Of an adapter: check that it fits this model directory or weights file
-    #[arg(long, value_name = "PATH")]
-    model: Option<PathBuf>,
+    /// Of an adapter, or of the adapters of a run: check that it fits this model, pipeline or weights file
+    #[arg(long, value_name = "DIR")]
+    model: Option<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -30,19 +35,60 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let thing = Thing::at(&args.path)?;
-    let is_adapter = matches!(thing.kind, Kind::Adapter | Kind::AdapterFile);
-    if args.model.is_some() && !is_adapter {
-        let found = format!(
-            "`--model` checks an adapter, but `{}` is {}",
-            args.path.display(),
-            thing.kind.name()
-        );
-        return Err(Failure::usage(found));
+    let reports = match &args.model {
+        None => vec![inspect(&thing)?],
+        Some(model) => check(&thing, &hub::resolve_model(model)?)?,
+    };
+    if args.json {
+        let mut all: Vec<Value> = reports.iter().map(|(report, _)| report.to_json()).collect();
+        let all = match all.len() {
+            1 => all.remove(0),
+            _ => Value::Array(all),
+        };
+        print(format!("{all:#}"))?;
+    } else {
+        let all: Vec<String> = reports.iter().map(|(report, _)| report.to_text()).collect();
+        print(all.join("\n\n"))?;
     }
+    // What is wrong has been printed.
+    if reports.iter().all(|(_, is_sound)| *is_sound) {
+        Ok(())
+    } else {
+        Err(Failure::reported())
+    }
+}
+
+/// An adapter, or all adapters of a run, compared with a model.
+fn check(thing: &Thing, model: &Path) -> Result<Vec<(Report, bool)>, Failure> {
     let path = &thing.path;
-    let (report, is_sound) = match thing.kind {
-        Kind::Adapter => adapter::inspect(path, args.model.as_deref())?,
-        Kind::AdapterFile => foreign::inspect_adapter(path, args.model.as_deref())?,
+    let places = adapter_places(path);
+    match thing.kind {
+        Kind::Adapter => Ok(vec![adapter::inspect(path, Some(model))?]),
+        Kind::AdapterFile => Ok(vec![foreign::inspect_adapter(path, Some(model))?]),
+        Kind::Run if places != [path.clone()] => {
+            let compared = places
+                .iter()
+                .map(|place| adapter::inspect(place, Some(model)));
+            compared.collect()
+        }
+        Kind::Run => {
+            let message = format!("the run `{}` left no adapter to check", path.display());
+            Err(Failure::run(message))
+        }
+        kind => Err(Failure::usage(format!(
+            "`--model` checks an adapter, but `{}` is {}",
+            path.display(),
+            kind.name()
+        ))),
+    }
+}
+
+/// The report, and whether the thing is sound.
+fn inspect(thing: &Thing) -> Result<(Report, bool), Failure> {
+    let path = &thing.path;
+    Ok(match thing.kind {
+        Kind::Adapter => adapter::inspect(path, None)?,
+        Kind::AdapterFile => foreign::inspect_adapter(path, None)?,
         Kind::Run => (run_dir::inspect_run(path)?, true),
         Kind::Checkpoint => (run_dir::inspect_checkpoint(path)?, true),
         Kind::Model => model::inspect_model(path)?,
@@ -54,16 +100,5 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         Kind::Tokenizer => (files::inspect_tokenizer(path)?, true),
         Kind::Data => (files::inspect_data(path)?, true),
         Kind::Recipe => (files::inspect_recipe(path)?, true),
-    };
-    if args.json {
-        print(format!("{:#}", report.to_json()))?;
-    } else {
-        print(report.to_text())?;
-    }
-    // What is wrong has been printed.
-    if is_sound {
-        Ok(())
-    } else {
-        Err(Failure::reported())
-    }
+    })
 }

@@ -1,30 +1,23 @@
 //! Adapters folded into a UNet, or into the networks of a whole pipeline.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
+use temper_adapters::peft::AdapterFile;
 use temper_adapters::weights::Dtype;
-use temper_adapters::{Adaptable, RandomSource, merge_into};
+use temper_adapters::{Adaptable, RandomSource, attach_scaled};
 use temper_datasets::random::{below, rng};
 use temper_models::{AddedConditions, ClipText, ModelError, Unet, UnetConfig, UnetInput};
 
 use super::{Args, Comparison, file_dtype};
 use crate::commands::output::print;
 use crate::diffusion::{
-    AdapterChoice, Component, Pipeline, Place, SavePipeline, apply_adapters, read_part,
-    stored_dtype,
+    AdapterChoice, Component, DiffusionError, Pipeline, Place, SavePipeline, control_of,
+    copy_folder, read_part, stored_dtype,
 };
-use crate::loading::attach_to;
 use crate::run::note;
 use crate::{Failure, device};
-
-/// One adapter as it was trained: it is first run beside the weights, and then folded in.
-fn plain(adapters: &[AdapterChoice]) -> Option<&AdapterChoice> {
-    match adapters {
-        [only] if only.strength == 1.0 => Some(only),
-        _ => None,
-    }
-}
 
 /// A UNet directory.
 pub(super) fn unet(args: &Args, directory: &Path) -> Result<(), Failure> {
@@ -33,27 +26,40 @@ pub(super) fn unet(args: &Args, directory: &Path) -> Result<(), Failure> {
     let compute = held(args, stored, &open.precisions());
     let device = &open.device;
     let mut unet = Unet::load(directory, compute, device)?;
-    let read = |path: &Path, unet: &Unet| read_part(path, Component::Unet, &unet.modules());
-    if let Some(adapter) = plain(&args.adapter) {
-        let file = read(&adapter.path, &unet)?;
-        attach_to(&mut unet, &file, &adapter.path)?;
-    } else {
-        for adapter in args.adapter.iter().rev() {
-            let file = read(&adapter.path, &unet)?;
-            for remark in merge_into(&mut unet, &file, adapter.strength)? {
-                note(&format!("warning: {remark}"));
-            }
-        }
-    }
     let probe = UnetProbe::new(unet.config(), device);
-    let before = probe.prediction(&unet)?;
-    unet.merge();
+    let mut folded: Option<Fold> = None;
+    // What acts first on the input stands farthest from the weight, and is folded last.
+    for adapter in args.adapter.iter().rev() {
+        if let Some(fold) = folded.take() {
+            fold.compare(&probe.prediction(&unet)?, &args.output)?;
+        }
+        let file = read_part(&adapter.path, Component::Unet, &unet.modules())?;
+        act(&mut unet, &file, adapter)?;
+        folded = Some(Fold::new(
+            args,
+            adapter,
+            "prediction",
+            probe.prediction(&unet)?,
+        ));
+        unet.merge();
+    }
     let dtype = args.dtype.map_or(stored, |dtype| file_dtype(dtype.into()));
     unet.save(&args.output, dtype, args.max_shard_size)?;
     drop(unet);
     print(format!("wrote {}", args.output.display()))?;
+    for control in args
+        .adapter
+        .iter()
+        .filter_map(|adapter| control_of(&adapter.path))
+    {
+        note(&format!(
+            "warning: `{}`, the encoder of control pictures, has no place in a UNet: keep it, and give it to `temper sample` with \
+             --control-model",
+            control.display()
+        ));
+    }
     let after = probe.prediction(&Unet::load(&args.output, compute, device)?)?;
-    compare("prediction", &before, &after, &args.output)
+    folded.map_or(Ok(()), |fold| fold.compare(&after, &args.output))
 }
 
 /// A pipeline: networks that an adapter changes are written anew, everything else is copied.
@@ -65,27 +71,8 @@ pub(super) fn pipeline(args: &Args, path: &Path, place: &Place) -> Result<(), Fa
     };
     let compute = held(args, stored, &open.precisions());
     let mut pipeline = Pipeline::open(path, compute, &open)?;
-    let mut changed = Vec::new();
-    for adapter in &args.adapter {
-        let parts = pipeline.read_adapter(&adapter.path)?;
-        changed.extend(parts.iter().map(|(component, _)| *component));
-        if plain(&args.adapter).is_some() {
-            for (component, file) in parts {
-                attach_to(pipeline.adaptable(component)?, &file, &adapter.path)?;
-            }
-        }
-    }
-    changed.sort_unstable();
-    changed.dedup();
-    if plain(&args.adapter).is_none() {
-        for remark in apply_adapters(&mut pipeline, &args.adapter)? {
-            note(&format!("warning: {remark}"));
-        }
-    }
-    let before = Probes::run(&pipeline, &changed)?;
-    for component in &changed {
-        pipeline.adaptable(*component)?.merge();
-    }
+    let folded = fold(args, &mut pipeline)?;
+    let changed: Vec<Component> = folded.keys().copied().collect();
     let how = SavePipeline {
         changed: &changed,
         dtype: args.dtype.map(|dtype| file_dtype(dtype.into())),
@@ -94,30 +81,99 @@ pub(super) fn pipeline(args: &Args, path: &Path, place: &Place) -> Result<(), Fa
     pipeline.save(&args.output, &how)?;
     drop(pipeline);
     print(format!("wrote {}", args.output.display()))?;
+    keep_control(args)?;
     let written = Pipeline::open(&args.output, compute, &open)?;
-    let after = Probes::run(&written, &changed)?;
-    for ((component, before), (_, after)) in before.0.iter().zip(&after.0) {
-        let what = match component {
-            Component::Unet => "prediction",
-            _ => "text state",
-        };
-        compare(what, before, after, &args.output)?;
+    for (component, fold) in folded {
+        fold.compare(&probe(&written, component)?, &args.output)?;
     }
     Ok(())
 }
 
-fn compare(
-    what: &'static str,
-    before: &[f32],
-    after: &[f32],
-    output: &Path,
+/// Folds all adapters into `pipeline`. Returns the last fold of each network, still to be compared with what is written.
+fn fold(args: &Args, pipeline: &mut Pipeline) -> Result<BTreeMap<Component, Fold>, Failure> {
+    let mut folded: BTreeMap<Component, Fold> = BTreeMap::new();
+    for adapter in args.adapter.iter().rev() {
+        for (component, file) in pipeline.read_adapter(&adapter.path)? {
+            if let Some(fold) = folded.remove(&component) {
+                fold.compare(&probe(pipeline, component)?, &args.output)?;
+            }
+            act(pipeline.adaptable(component)?, &file, adapter)?;
+            let what = match component {
+                Component::Unet => "prediction",
+                _ => "text state",
+            };
+            let before = probe(pipeline, component)?;
+            folded.insert(component, Fold::new(args, adapter, what, before));
+            pipeline.adaptable(component)?.merge();
+        }
+    }
+    Ok(folded)
+}
+
+/// Attaches an adapter with its strength.
+fn act(
+    model: &mut dyn Adaptable,
+    file: &AdapterFile,
+    adapter: &AdapterChoice,
 ) -> Result<(), Failure> {
-    let comparison = Comparison {
-        what,
-        before,
-        after,
+    let attached = attach_scaled(model, file, adapter.strength);
+    for remark in attached.map_err(|error| DiffusionError::adapter(&adapter.path, error))? {
+        note(&format!("warning: `{}`: {remark}", adapter.path.display()));
+    }
+    Ok(())
+}
+
+/// What a network gave with an adapter beside its weights, which were then folded.
+struct Fold {
+    adapter: String,
+    what: &'static str,
+    before: Vec<f32>,
+}
+
+impl Fold {
+    fn new(args: &Args, adapter: &AdapterChoice, what: &'static str, before: Vec<f32>) -> Self {
+        let adapter = match (args.adapter.len(), adapter.strength) {
+            (1, 1.0) => "adapter".to_owned(),
+            (_, strength) => format!("`{}` at strength {strength}", adapter.path.display()),
+        };
+        Self {
+            adapter,
+            what,
+            before,
+        }
+    }
+
+    fn compare(&self, after: &[f32], output: &Path) -> Result<(), Failure> {
+        let comparison = Comparison {
+            what: self.what,
+            adapter: &self.adapter,
+            before: &self.before,
+            after,
+        };
+        comparison.report(output)
+    }
+}
+
+/// The encoder of control pictures goes along, where `temper sample --control` finds it.
+fn keep_control(args: &Args) -> Result<(), Failure> {
+    let mut found = args
+        .adapter
+        .iter()
+        .filter_map(|adapter| control_of(&adapter.path));
+    let Some(control) = found.next() else {
+        return Ok(());
     };
-    comparison.report(output)
+    let to = args.output.join("control");
+    copy_folder(&control, &to)?;
+    print(format!("wrote {}", to.display()))?;
+    for other in found.filter(|other| *other != control) {
+        note(&format!(
+            "warning: `{}`, another encoder of control pictures, was left out: the pipeline holds that of `{}`",
+            other.display(),
+            control.display()
+        ));
+    }
+    Ok(())
 }
 
 /// The fold is f32 in any case. Holding the weights in the target's precision halves the memory, and rounds once.
@@ -135,24 +191,15 @@ fn held(args: &Args, stored: Dtype, precisions: &[FloatDType]) -> FloatDType {
     }
 }
 
-/// What each changed network gives for the same input.
-struct Probes(Vec<(Component, Vec<f32>)>);
-
-impl Probes {
-    fn run(pipeline: &Pipeline, changed: &[Component]) -> Result<Self, Failure> {
-        let mut found = Vec::new();
-        for component in changed {
-            let values = match component {
-                Component::Unet => {
-                    let probe = UnetProbe::new(pipeline.unet.config(), &pipeline.device.device);
-                    probe.prediction(&pipeline.unet)?
-                }
-                Component::TextEncoder2 => text_state(&pipeline.text_encoders[1])?,
-                _ => text_state(&pipeline.text_encoders[0])?,
-            };
-            found.push((*component, values));
+/// What a network gives for an input that is always the same.
+fn probe(pipeline: &Pipeline, component: Component) -> Result<Vec<f32>, ModelError> {
+    match component {
+        Component::Unet => {
+            let probe = UnetProbe::new(pipeline.unet.config(), &pipeline.device.device);
+            probe.prediction(&pipeline.unet)
         }
-        Ok(Self(found))
+        Component::TextEncoder2 => text_state(&pipeline.text_encoders[1]),
+        _ => text_state(&pipeline.text_encoders[0]),
     }
 }
 

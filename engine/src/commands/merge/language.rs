@@ -10,6 +10,7 @@ use temper_models::{Llama, ModelError};
 
 use super::{Args, Comparison, file_dtype};
 use crate::commands::output::print;
+use crate::diffusion::adapter_places;
 use crate::loading::{LoadOptions, LoadedModel};
 use crate::{Failure, device, run};
 
@@ -49,7 +50,7 @@ pub(super) fn merge(args: &Args, directory: PathBuf) -> Result<(), Failure> {
     };
     let options = LoadOptions {
         model: args.model.clone(),
-        adapter: Some(adapter.path.clone()),
+        adapter: adapter_places(&adapter.path).into_iter().next(),
         device: args.device.clone(),
         dtype: Some(held),
     };
@@ -70,6 +71,7 @@ pub(super) fn merge(args: &Args, directory: PathBuf) -> Result<(), Failure> {
     let after = probe.logits(&Llama::load(&args.output, dtype, &device.device)?)?;
     let comparison = Comparison {
         what: "logit",
+        adapter: "adapter",
         before: &before,
         after: &after,
     };

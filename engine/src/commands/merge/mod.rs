@@ -20,7 +20,7 @@ pub(crate) struct Args {
     /// Model directory, diffusion pipeline (directory or one file), UNet directory, or `org/name[@revision]` on the hub
     #[arg(long, value_name = "DIR")]
     model: String,
-    /// Adapter; of diffusion models `:0.8` behind it is its strength, and there may be several
+    /// Adapter or run; of diffusion models `:0.8` behind it is its strength, and there may be several
     #[arg(long, value_name = "DIR[:STRENGTH]", required = true)]
     adapter: Vec<AdapterChoice>,
     /// Device: auto, cpu, cuda[:N], metal, vulkan, wgpu
@@ -55,9 +55,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     language::merge(args, path)
 }
 
-/// Two runs of the same input: `before` with the adapter, `after` with what was written.
+/// Two runs of the same input: `before` with the adapter beside the weights, `after` with it folded in.
 struct Comparison<'a> {
     what: &'static str,
+    adapter: &'a str,
     before: &'a [f32],
     after: &'a [f32],
 }
@@ -86,7 +87,8 @@ impl Comparison<'_> {
         let mut out = std::io::stdout().lock();
         writeln!(
             out,
-            "max {what} difference, adapter against merged: {worst:.3e} (largest {what} {scale:.3e})"
+            "max {what} difference, {} against merged: {worst:.3e} (largest {what} {scale:.3e})",
+            self.adapter
         )?;
         Ok(())
     }

@@ -8,7 +8,7 @@ use temper_datasets::images::{Photo, canny, fit, read};
 use temper_models::ControlEncoder;
 
 use crate::Failure;
-use crate::diffusion::{AdapterChoice, Pipeline};
+use crate::diffusion::{AdapterChoice, Pipeline, control_of};
 
 /// Arguments of `temper sample` on control.
 #[derive(Debug, clap::Args)]
@@ -16,7 +16,7 @@ pub(crate) struct ControlArgs {
     /// Picture that steers the layout, such as edges; scaled and cropped to the size of what is drawn
     #[arg(long, value_name = "IMAGE")]
     control: Option<PathBuf>,
-    /// Its encoder; by default `control` beside an adapter
+    /// Its encoder; by default `control` beside an adapter, or in a merged pipeline
     #[arg(long, value_name = "DIR", requires = "control")]
     control_model: Option<PathBuf>,
     /// Take the edges of the picture, found with these two thresholds
@@ -51,7 +51,7 @@ impl ControlArgs {
         let Some(file) = &self.control else {
             return Ok(None);
         };
-        let directory = self.directory(adapters)?;
+        let directory = self.directory(adapters, pipeline)?;
         let device = &pipeline.device.device;
         let encoder = ControlEncoder::load(&directory, pipeline.compute, device)?;
         let mut photo = fit(&read(file)?, size.0, size.1);
@@ -66,17 +66,21 @@ impl ControlArgs {
         }))
     }
 
-    fn directory(&self, adapters: &[AdapterChoice]) -> Result<PathBuf, Failure> {
+    fn directory(
+        &self,
+        adapters: &[AdapterChoice],
+        pipeline: &Pipeline,
+    ) -> Result<PathBuf, Failure> {
         if let Some(directory) = &self.control_model {
             return Ok(directory.clone());
         }
-        let beside = adapters.iter().flat_map(|adapter| {
-            let inside = adapter.path.join("control");
-            let beside = adapter.path.parent().map(|run| run.join("control"));
-            std::iter::once(inside).chain(beside)
-        });
-        let mut found = beside.filter(|directory| directory.join("config.json").is_file());
-        found.next().ok_or_else(|| {
+        // `temper merge` leaves it with the pipeline.
+        let merged = pipeline.index().directory().join("control");
+        let merged = merged.join("config.json").is_file().then_some(merged);
+        let mut trained = adapters
+            .iter()
+            .filter_map(|adapter| control_of(&adapter.path));
+        trained.next().or(merged).ok_or_else(|| {
             Failure::usage("--control needs the encoder that was trained with the adapter")
                 .with_hint("name its directory with --control-model; a run leaves it in `control`")
         })

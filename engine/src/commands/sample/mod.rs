@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::FloatDType;
 use serde_json::{Value, json};
 use temper_datasets::images::{Photo, grid, write_png};
-use temper_models::{ModelError, SchedulerConfig};
+use temper_models::{ModelError, Scheduler, SchedulerConfig};
 
 use super::output::print;
 use crate::Failure;
@@ -104,6 +104,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let mut request = args.request(&pipeline)?;
     let (width, height) = args.size(&pipeline);
     pipeline.check_size(width, height)?;
+    pipeline.check_memory((width, height), request.guidance.is_on())?;
     let control = args
         .control
         .load(&args.adapter, &pipeline, (width, height))?;
@@ -169,6 +170,13 @@ impl Args {
         if !(0.0..=1.0).contains(&self.guidance_rescale) {
             return wrong("--guidance-rescale", self.guidance_rescale, "0 to 1");
         }
+        if self.first.checked_add(u64::from(self.count)).is_none() {
+            let most = u64::MAX - u64::from(self.count);
+            return Err(Failure::usage(format!(
+                "--first is {}, expected at most {most} for {} pictures",
+                self.first, self.count
+            )));
+        }
         Ok(())
     }
 
@@ -184,7 +192,10 @@ impl Args {
         let mut config = own.clone();
         if let Some(name) = &self.scheduler {
             config = config.with_kind(name).map_err(|error| match error {
-                ModelError::Preset { .. } => Failure::usage(error),
+                ModelError::Preset { known, .. } => Failure::usage(format!(
+                    "--scheduler is `{name}`, expected one of {}",
+                    known.join(", ")
+                )),
                 error => error.into(),
             })?;
         }
@@ -206,6 +217,7 @@ impl Args {
 
     fn request<'a>(&self, pipeline: &Pipeline) -> Result<SampleRequest<'a>, Failure> {
         let scheduler = self.scheduler(&pipeline.scheduler)?;
+        Scheduler::new(&scheduler, self.steps as usize).map_err(DiffusionError::from)?;
         Ok(SampleRequest {
             prompts: self.prompt.clone(),
             negative: self.negative_prompt.clone(),
@@ -344,6 +356,7 @@ impl<'a> Places<'a> {
             single,
             seed: args.seed,
         };
+        places.check_grid(args)?;
         places.check_free(args)?;
         places.create(args.grid.as_deref())?;
         Ok(places)
@@ -357,15 +370,33 @@ impl<'a> Places<'a> {
         self.output.join(name)
     }
 
+    /// The files of all pictures.
+    fn pictures(&self, args: &Args) -> impl Iterator<Item = PathBuf> {
+        let numbers = args.first..args.first.saturating_add(u64::from(args.count));
+        (0..args.prompt.len()).flat_map(move |prompt| {
+            let file = move |number| self.file(prompt, number);
+            numbers.clone().map(file)
+        })
+    }
+
+    /// The grid must not replace one of its pictures.
+    fn check_grid(&self, args: &Args) -> Result<(), Failure> {
+        let Some(grid) = &args.grid else {
+            return Ok(());
+        };
+        let wanted = whole(grid);
+        if self.pictures(args).any(|file| whole(&file) == wanted) {
+            let message = format!("--grid `{}` is the file of a picture", grid.display());
+            return Err(Failure::usage(message).with_hint("choose another file for --grid"));
+        }
+        Ok(())
+    }
+
     fn check_free(&self, args: &Args) -> Result<(), Failure> {
         if args.overwrite {
             return Ok(());
         }
-        let numbers = args.first..args.first.saturating_add(u64::from(args.count));
-        let pictures = (0..args.prompt.len()).flat_map(|prompt| {
-            let file = move |number| self.file(prompt, number);
-            numbers.clone().map(file)
-        });
+        let pictures = self.pictures(args);
         let taken = pictures.chain(args.grid.clone()).find(|file| file.exists());
         match taken {
             None => Ok(()),
@@ -388,6 +419,18 @@ impl<'a> Places<'a> {
             })?;
         }
         Ok(())
+    }
+}
+
+/// The same for two ways to write one path.
+fn whole(file: &Path) -> PathBuf {
+    let absolute = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    let folder = absolute
+        .parent()
+        .and_then(|folder| folder.canonicalize().ok());
+    match (folder, absolute.file_name()) {
+        (Some(folder), Some(name)) => folder.join(name),
+        _ => absolute,
     }
 }
 
