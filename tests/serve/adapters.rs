@@ -109,6 +109,9 @@ fn each_name_answers_with_its_own_adapter_at_the_same_time() {
             });
         }
     });
+    let said = server.end();
+    assert_eq!(said.matches("at a time").count(), 1, "{said}");
+    assert!(said.contains("for each of 3 models"), "{said}");
 }
 
 #[test]

@@ -262,6 +262,10 @@ fn targets_are_endings_only_where_they_select_the_same_modules() {
     };
     let both = [ends(".to_q"), ends(".to_out.0")].concat();
     assert_eq!(targets(&both), names(&["to_out.0", "to_q"]));
-    let some = &ends(".to_q")[..2];
-    assert_eq!(targets(some), names(&[&some[0].name, &some[1].name]));
+    // Of three layers the first two share an ending that the third does not have; the outer two share none of their own.
+    let [down, mid, up] = ends(".to_q").try_into().unwrap();
+    let shared = "attentions.0.transformer_blocks.0.attn1.to_q";
+    assert_eq!(targets(&[down.clone(), mid]), names(&[shared]));
+    let outer = names(&[&down.name, &up.name]);
+    assert_eq!(targets(&[down, up]), outer);
 }
