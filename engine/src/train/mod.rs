@@ -42,7 +42,7 @@ use crate::run::{
     TaskMetric, Verbosity, read_metrics, write_curve,
 };
 use resume::{evaluated, exams, restore};
-pub(crate) use setup::{check_ranks, options, same_method, same_recipe};
+pub(crate) use setup::{check_ranks, options, same_method, same_recipe, warn};
 use trainer::Trainer;
 
 /// Switches of one run that are not part of its recipe.

@@ -159,9 +159,6 @@ mod tests {
             shown(40),
             "loss            2.5000 -> 38.5000 after 40 steps (means of 4)"
         );
-        assert_eq!(
-            shown(5),
-            "loss            1.0000 -> 5.0000 after 5 steps"
-        );
+        assert_eq!(shown(5), "loss            1.0000 -> 5.0000 after 5 steps");
     }
 }

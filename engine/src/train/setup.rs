@@ -37,9 +37,7 @@ pub(super) struct Setup {
 
 impl Setup {
     pub(super) fn new(recipe: &Recipe, quiet: bool) -> Result<Self, Failure> {
-        for line in recipe.advice() {
-            note(&format!("warning: {line}"));
-        }
+        warn(recipe.advice());
         let device = device::open(&recipe.device)?;
         let compute = device.precision(dtype_of(recipe.precision.compute))?;
         let (config, directory) = architecture(recipe)?;
@@ -123,6 +121,13 @@ impl Setup {
             }
         }
         Ok(())
+    }
+}
+
+/// Prints advice as what it is.
+pub(crate) fn warn(advice: Vec<String>) {
+    for line in advice {
+        note(&format!("warning: {line}"));
     }
 }
 

@@ -22,9 +22,9 @@ use crate::Failure;
 use crate::data_source::{dataset_config, one_file};
 use crate::device::OpenDevice;
 use crate::eval::{
-    CompletionsSummary, EvalConfig, Exam, Info, ModelId, Outcome, OutputDir, PERPLEXITY, Questions, RowSettings, Shard,
-    Sitting, diff, diff_table, fingerprint, grade_completions, measure, merge, perplexity_table,
-    score_table, summary_table,
+    CompletionsSummary, EvalConfig, Exam, Info, ModelId, Outcome, OutputDir, PERPLEXITY, Questions,
+    RowSettings, Shard, Sitting, diff, diff_table, fingerprint, grade_completions, measure, merge,
+    perplexity_table, score_table, summary_table,
 };
 use crate::generate::Sampling;
 use crate::loading::{BatchArgs, LoadOptions, Precision, SamplingArgs};
@@ -312,9 +312,8 @@ impl Evaluate {
                 summary.first_bad[0].0,
                 summary.first_bad[0].1
             );
-            return Err(Failure::run(message).with_hint(
-                "a row is a JSON object with `completion` and `answer`, both texts",
-            ));
+            return Err(Failure::run(message)
+                .with_hint("a row is a JSON object with `completion` and `answer`, both texts"));
         }
         Ok(())
     }

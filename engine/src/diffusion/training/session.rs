@@ -22,6 +22,7 @@ use crate::recipe::{DiffusionRecipe, ImagesKind, Length, Run, Trained};
 use crate::run::{RunDir, Signals, Summary, Verbosity, note};
 use crate::train::{
     Learner, Session, TrainSwitches, TrainerOptions, TrainingRecipe, differs, options, train_any,
+    warn,
 };
 
 /// Trains what `recipe` says and leaves a complete run directory.
@@ -29,9 +30,7 @@ use crate::train::{
 /// # Errors
 /// Anything that keeps the run from its end; what was saved before stays.
 pub fn train(recipe: &DiffusionRecipe, switches: TrainSwitches) -> Result<Summary, Failure> {
-    for line in recipe.advice() {
-        note(&format!("warning: {line}"));
-    }
+    warn(recipe.advice());
     train_any(recipe, switches)
 }
 
