@@ -386,19 +386,34 @@ mod tests {
         width: 6,
     };
 
-    /// Three calls on three slots of 8: prompts of 5 and 2 tokens, single tokens of both, then both kinds at once.
-    fn outputs(host: bool) -> Vec<Vec<f32>> {
-        let device = Device::flex();
-        device.seed(3);
-        let width = HEADS.key_value * HEADS.width;
-        let mut stored = [0; 2].map(|_| Tensor::<1>::zeros([3 * 8 * width], &device));
-        let calls: [&[[usize; 3]]; 3] = [
-            &[[2, 0, 5], [0, 0, 2]],
-            &[[0, 2, 1], [2, 5, 1]],
-            &[[2, 6, 1], [1, 0, 3], [0, 3, 1]],
-        ];
-        let rope = Rope::new(HEADS.width, 1e4, None);
+    /// Slot, past and count of the spans of three calls on three slots of 8: prompts of 5 and 2 tokens, single tokens of both, then both
+    /// kinds at once.
+    const CALLS: [&[[usize; 3]]; 3] = [
+        &[[2, 0, 5], [0, 0, 2]],
+        &[[0, 2, 1], [2, 5, 1]],
+        &[[2, 6, 1], [1, 0, 3], [0, 3, 1]],
+    ];
+
+    /// New queries, keys and values of each call.
+    fn inputs(device: &Device) -> Vec<[Tensor<2>; 3]> {
         let call = |call: &&[[usize; 3]]| {
+            let tokens = call.iter().map(|[_, _, count]| count).sum();
+            [HEADS.query, HEADS.key_value, HEADS.key_value].map(|heads| {
+                Tensor::random(
+                    [tokens, heads * HEADS.width],
+                    Distribution::Normal(0.0, 1.0),
+                    device,
+                )
+            })
+        };
+        CALLS.iter().map(call).collect()
+    }
+
+    fn outputs(inputs: &[[Tensor<2>; 3]], host: bool, device: &Device) -> Vec<Vec<f32>> {
+        let width = HEADS.key_value * HEADS.width;
+        let mut stored = [0; 2].map(|_| Tensor::<1>::zeros([3 * 8 * width], device));
+        let rope = Rope::new(HEADS.width, 1e4, None);
+        let call = |(call, new): (&&[[usize; 3]], &[Tensor<2>; 3])| {
             let mut first = 0;
             let mut spans = Vec::new();
             for &[slot, past, count] in *call {
@@ -410,21 +425,19 @@ mod tests {
                 });
                 first += count;
             }
-            let random = |heads: usize| {
-                let shape = [first, heads * HEADS.width];
-                Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), &device)
-            };
-            let new = [HEADS.query, HEADS.key_value, HEADS.key_value].map(random);
-            let step = CachedStep::new(spans, 8, &rope, &device, host);
-            let output = cached_attention(new, &mut stored, HEADS, &step);
+            let step = CachedStep::new(spans, 8, &rope, device, host);
+            let output = cached_attention(new.clone(), &mut stored, HEADS, &step);
             output.into_data().try_to_vec::<f32>().unwrap()
         };
-        calls.iter().map(call).collect()
+        CALLS.iter().zip(inputs).map(call).collect()
     }
 
     #[test]
     fn host_loop_equals_the_composed_form_for_prompts_and_single_tokens_mixed() {
-        for (ours, composed) in outputs(true).into_iter().zip(outputs(false)) {
+        let device = Device::flex();
+        let inputs = inputs(&device);
+        let [ours, composed] = [true, false].map(|host| outputs(&inputs, host, &device));
+        for (ours, composed) in ours.into_iter().zip(composed) {
             let n = [ours.len()];
             TensorData::new(ours, n).assert_approx_eq(
                 &TensorData::new(composed, n),
