@@ -32,6 +32,14 @@ pub enum ModelError {
         /// The reason.
         source: serde_json::Error,
     },
+    /// A configuration file cannot be used.
+    #[error("`{}`: {source}", file.display())]
+    Config {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong in it.
+        source: Box<ModelError>,
+    },
     /// A key of `config.json` is missing or has a value of the wrong type.
     #[error("config key `{key}` is {found}, expected {expected}")]
     Key {

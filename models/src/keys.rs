@@ -6,18 +6,34 @@ use serde_json::{Map, Value};
 
 use crate::ModelError;
 
-/// Reads a JSON file.
+/// What `read` makes of a JSON file. Every error names the file.
 ///
 /// # Errors
-/// [`ModelError::Read`], [`ModelError::Json`].
-pub(crate) fn read_json(file: &Path) -> Result<Value, ModelError> {
+/// [`ModelError::Read`], [`ModelError::Json`], and those of `read` as [`ModelError::Config`].
+pub(crate) fn load_json<T>(
+    file: &Path,
+    read: impl FnOnce(&Value) -> Result<T, ModelError>,
+) -> Result<T, ModelError> {
+    load_json_by(file, |text| serde_json::from_str(text), read)
+}
+
+/// The same for other dialects of JSON.
+pub(crate) fn load_json_by<T>(
+    file: &Path,
+    parse: impl FnOnce(&str) -> serde_json::Result<Value>,
+    read: impl FnOnce(&Value) -> Result<T, ModelError>,
+) -> Result<T, ModelError> {
     let text = std::fs::read_to_string(file).map_err(|source| ModelError::Read {
         file: file.to_owned(),
         source,
     })?;
-    serde_json::from_str(&text).map_err(|source| ModelError::Json {
+    let value = parse(&text).map_err(|source| ModelError::Json {
         file: file.to_owned(),
         source,
+    })?;
+    read(&value).map_err(|source| ModelError::Config {
+        file: file.to_owned(),
+        source: Box::new(source),
     })
 }
 

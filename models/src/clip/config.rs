@@ -7,7 +7,7 @@ use temper_adapters::peft::Module;
 
 use crate::ModelError;
 use crate::encoder::{Activation, CLIP, EncoderPlan, EncoderSizes};
-use crate::keys::{Keys, merged, read_json};
+use crate::keys::{Keys, load_json, merged};
 use crate::names::{Names, count, modules};
 
 /// The architecture of a CLIP text encoder, under the names of its `config.json`.
@@ -50,7 +50,7 @@ impl ClipTextConfig {
     /// # Errors
     /// When the file cannot be read, a key is wrong, or the architecture is not supported.
     pub fn load(directory: &Path) -> Result<Self, ModelError> {
-        Self::from_json(&read_json(&directory.join("config.json"))?)
+        load_json(&directory.join("config.json"), Self::from_json)
     }
 
     /// Reads the content of a `config.json`. Missing keys mean what they mean in transformers.

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::ModelError;
-use crate::keys::{Keys, read_json};
+use crate::keys::{Keys, load_json};
 
 /// How an image encoder wants its images: resized, cropped, scaled to [0, 1], normalised.
 ///
@@ -77,7 +77,7 @@ impl Preprocessor {
     pub fn load(directory: &Path, fallback: Self) -> Result<Self, ModelError> {
         let file = directory.join("preprocessor_config.json");
         if file.is_file() {
-            Self::from_json(&read_json(&file)?, &fallback)
+            load_json(&file, |value| Self::from_json(value, &fallback))
         } else {
             Ok(fallback)
         }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use crate::keys::{Keys, read_json};
+use crate::keys::{Keys, load_json};
 use crate::{ModelError, Rope, RopeScaling};
 
 /// The architecture of a LLaMA-family checkpoint, under the names of its `config.json`.
@@ -58,7 +58,7 @@ impl LlamaConfig {
     /// # Errors
     /// When the file cannot be read, a key is missing or wrong, or the architecture is not supported.
     pub fn load(directory: &Path) -> Result<Self, ModelError> {
-        Self::from_json(&read_json(&directory.join("config.json"))?)
+        load_json(&directory.join("config.json"), Self::from_json)
     }
 
     /// Reads the content of a `config.json`.

@@ -9,6 +9,7 @@ use super::kind::{
     Algorithm, BetaSchedule, FinalSigma, Prediction, SchedulerKind, SolverType, Spacing, Variance,
 };
 use crate::ModelError;
+use crate::keys::load_json_by;
 
 const FILE: &str = "scheduler_config.json";
 
@@ -99,13 +100,7 @@ impl SchedulerConfig {
     /// # Errors
     /// When the file cannot be read, a key is wrong, or it asks for something that is not built.
     pub fn load(directory: &Path) -> Result<Self, ModelError> {
-        let file = directory.join(FILE);
-        let text = std::fs::read_to_string(&file).map_err(|source| ModelError::Read {
-            file: file.clone(),
-            source,
-        })?;
-        let value = parse_python(&text).map_err(|source| ModelError::Json { file, source })?;
-        Self::from_json(&value)
+        load_json_by(&directory.join(FILE), parse_python, Self::from_json)
     }
 
     /// Writes `scheduler_config.json`, in the layout of diffusers.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::features::check_supported;
 use crate::ModelError;
-use crate::keys::{Keys, read_json, size};
+use crate::keys::{Keys, load_json, size};
 
 /// More levels or layers than any model has; keeps a hostile file from asking for billions.
 const MOST_BLOCKS: usize = 64;
@@ -80,7 +80,7 @@ impl UnetConfig {
     /// # Errors
     /// When the file cannot be read, a key is wrong, or the architecture is not supported.
     pub fn load(directory: &Path) -> Result<Self, ModelError> {
-        Self::from_json(&read_json(&directory.join("config.json"))?)
+        load_json(&directory.join("config.json"), Self::from_json)
     }
 
     /// Reads the content of a `config.json`; absent keys have the defaults of diffusers.

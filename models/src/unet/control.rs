@@ -15,7 +15,7 @@ use temper_adapters::{AdaptedConv2d, Parameters, RandomSource};
 
 use super::UnetConfig;
 use crate::gradients::{backward_from, collect, tracked};
-use crate::keys::{Keys, read_json, size};
+use crate::keys::{Keys, load_json, size};
 use crate::layers::{adapted_by_parts, walked_by_parts};
 use crate::names::{Names, count, modules};
 use crate::weights::{ParamSource, SaveDirectory};
@@ -59,7 +59,7 @@ impl ControlConfig {
     /// # Errors
     /// When the file cannot be read or a key is wrong.
     pub fn load(directory: &Path) -> Result<Self, ModelError> {
-        Self::from_json(&read_json(&directory.join("config.json"))?)
+        load_json(&directory.join("config.json"), Self::from_json)
     }
 
     /// Reads the content of a `config.json`.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::ModelError;
 use crate::encoder::{Activation, EncoderPlan, VIT, VisionSizes};
-use crate::keys::{Keys, read_json};
+use crate::keys::{Keys, load_json};
 use crate::names::{Names, count};
 
 /// The architecture of a `ViTModel`, under the names of its `config.json`.
@@ -39,7 +39,7 @@ impl DinoVitConfig {
     /// # Errors
     /// When the file cannot be read, a key is wrong, or the architecture is not supported.
     pub fn load(directory: &Path) -> Result<Self, ModelError> {
-        Self::from_json(&read_json(&directory.join("config.json"))?)
+        load_json(&directory.join("config.json"), Self::from_json)
     }
 
     /// Reads the content of a `config.json`. Missing keys mean what they mean in transformers.
