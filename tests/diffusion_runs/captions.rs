@@ -114,3 +114,27 @@ fn pictures_to_follow_need_the_lines_that_name_them() {
         .fail(2, &[]);
     assert!(said.contains("`images.class_dir`"), "{said}");
 }
+
+#[test]
+fn captions_and_prompts_that_the_text_encoder_cannot_read_to_their_end_are_named() {
+    let bench = Bench::new();
+    let (folder, _) = folder(&bench, "photos", edges);
+    let long = "a red toy on the green grass ".repeat(20);
+    let line = serde_json::json!({"file_name": "1.png", "text": long, "conditioning_image": "hints/1.png"});
+    std::fs::write(folder.join("metadata.jsonl"), format!("{line}\n")).unwrap();
+    let length = "steps = 1\nbatch_size = 1\nlr = 1e-12";
+    let run = |name, prompt: &str| {
+        run(&bench, name, &folder, length, "metadata")
+            .set("sample.count=1")
+            .set("sample.steps=1")
+            .set("sample.every=0")
+            .set(&format!("sample.prompts=[{prompt:?}]"))
+            .remarks()
+    };
+    let said = run("caption", "a toy");
+    assert!(said.contains("warning: captions"), "{said}");
+    assert!(said.contains("1.png` loses `"), "{said}");
+    assert!(!said.contains("prompts of more"), "{said}");
+    let said = run("prompt", &long);
+    assert!(said.contains("warning: prompts of more than"), "{said}");
+}

@@ -112,3 +112,36 @@ fn what_is_transparent_or_black_in_a_mask_changes_neither_loss_nor_gradient() {
     let expected = replay.error(0, 0, seen);
     assert_relative("a quarter", step(&less).0, expected, TOLERANCE);
 }
+
+#[test]
+fn a_crop_that_leaves_nothing_of_a_mask_is_named() {
+    let bench = Bench::new();
+    let [photos, masks] = ["photos", "masks"].map(|name| {
+        std::fs::create_dir(bench.path(name)).unwrap();
+        bench.path(name)
+    });
+    // Twice as wide as high: a square crop takes the middle. The masks show a band on the left, and the middle.
+    for (name, shown) in [("left.png", 0..SIDE / 4), ("middle.png", SIDE / 2..SIDE)] {
+        write_png(photos.join(name), &noise_photo(1, 2 * SIDE, SIDE), &[]).unwrap();
+        let opacity = |at: usize| u8::from(shown.contains(&(at % (2 * SIDE)))) * 255;
+        let opacity: Vec<u8> = (0..2 * SIDE * SIDE).map(opacity).collect();
+        let mask = Photo::from_grey(2 * SIDE, SIDE, &opacity).unwrap();
+        write_png(masks.join(name), &mask, &[]).unwrap();
+    }
+    let said = run(
+        &bench,
+        "run",
+        &format!("path = {photos:?}\nmasks = \"folder\"\nmask_dir = {masks:?}"),
+    )
+    .set("train.steps=4")
+    .remarks();
+    assert_eq!(
+        said.matches("warning: nothing that the mask").count(),
+        1,
+        "{said}"
+    );
+    assert!(
+        said.contains("left.png` shows is within its crop of 32 × 32"),
+        "{said}"
+    );
+}

@@ -102,10 +102,19 @@ impl Run {
 
     /// Runs to the end and returns stdout.
     pub(super) fn succeed(&self, more: &[&str]) -> String {
+        self.both(more).0
+    }
+
+    /// Runs to the end and returns what was said beside the results.
+    pub(super) fn remarks(&self) -> String {
+        self.both(&[]).1
+    }
+
+    fn both(&self, more: &[&str]) -> (String, String) {
         let output = self.output(more);
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.success(), "{:?}: {said}", self.settings);
-        String::from_utf8(output.stdout).unwrap()
+        (String::from_utf8(output.stdout).unwrap(), said)
     }
 
     /// The message of a run that must fail with this code, and without a panic.

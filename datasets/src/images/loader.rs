@@ -324,6 +324,11 @@ impl ImageLoader {
         })
     }
 
+    /// The image that an example is a crop of.
+    pub fn entry(&self, example: &PlannedExample) -> Option<&ImageEntry> {
+        self.set(example.is_class)?.entries().get(example.index)
+    }
+
     fn set(&self, is_class: bool) -> Option<&Arc<ImageSet>> {
         if is_class {
             self.class.as_ref()

@@ -110,8 +110,8 @@ pub(crate) fn sizes_of_file(file: &Path) -> Result<(UnetConfig, usize), Diffusio
 fn scheduler(family: Family) -> Result<SchedulerConfig, ModelError> {
     if family == Family::Sd2 {
         note(
-            "warning: the file does not say whether the model predicts noise or velocity; noise is assumed. Where pictures come \
-             out brown and flat, give --prediction v_prediction",
+            "warning: the file does not say whether the model predicts noise or velocity; noise is assumed unless `--prediction` \
+             or, in a recipe, `diffusion.prediction_type` says `v_prediction`. Wrongly assumed, it makes pictures brown and flat",
         );
     }
     SchedulerConfig::stable_diffusion(match family {

@@ -10,8 +10,9 @@ use temper_models::{ClipTextConfig, SchedulerConfig, UnetConfig, VaeConfig};
 
 use super::latents::LatentFile;
 use super::open::{bounds, change, config, part, scheduler};
-use super::photos::{loader_config, open_instance, remarks};
+use super::photos::{loader_config, open_instance};
 use super::prior;
+use super::remarks::remarks;
 use super::session::total_steps;
 use crate::Failure;
 use crate::device::{self, Backend};

@@ -16,6 +16,7 @@ mod open;
 mod photos;
 mod preview;
 mod prior;
+mod remarks;
 mod result;
 mod samples;
 mod session;

@@ -1,6 +1,7 @@
 //! From photographs and texts to what the U-Net sees: latents and encoded prompts, computed once where they do not change.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
@@ -18,6 +19,7 @@ use crate::diffusion::{Conditioning, Pipeline};
 use crate::recipe::{
     self, CaptionsFrom, Control, DiffusionRecipe, Images, MasksFrom, Trained, Validation,
 };
+use crate::run::note;
 
 /// The images of a run and what was made of them.
 #[derive(Debug)]
@@ -26,6 +28,8 @@ pub(super) struct Photos {
     latents: TensorCache,
     texts: TensorCache,
     options: Options,
+    /// Images of which a mask left nothing.
+    masked_out: BTreeSet<PathBuf>,
 }
 
 /// What of the recipe decides a batch.
@@ -117,50 +121,6 @@ pub(super) fn loader_config(recipe: &DiffusionRecipe, latent_scale: usize) -> Im
     }
 }
 
-/// What happens to images that their owner may not expect.
-pub(super) fn remarks(loader: &ImageLoader) -> Vec<String> {
-    const NAMED: usize = 3;
-    let mut remarks = Vec::new();
-    let config = loader.config();
-    let enlarged = loader.enlarged();
-    if !enlarged.is_empty() {
-        let names: Vec<String> = enlarged
-            .iter()
-            .take(NAMED)
-            .map(|entry| format!("`{}`", entry.path.display()))
-            .collect();
-        let more = match enlarged.len().saturating_sub(NAMED) {
-            0 => String::new(),
-            more => format!(" and {more} more"),
-        };
-        let (many, verbs) = match enlarged.len() {
-            1 => ("image", "is smaller than its training size and is enlarged"),
-            _ => (
-                "images",
-                "are smaller than their training size and are enlarged",
-            ),
-        };
-        remarks.push(format!(
-            "{} {many} {verbs} (`images.resolution = {}`): {}{more}",
-            enlarged.len(),
-            config.resolution,
-            names.join(", ")
-        ));
-    }
-    let (asked, largest) = (config.batch_size, loader.largest_batch());
-    if largest < asked {
-        let sizes = if loader.counts().len() > 1 {
-            " of one size"
-        } else {
-            ""
-        };
-        remarks.push(format!(
-            "no step has the {asked} images of `train.batch_size`, but at most {largest}: an epoch has no more{sizes}, and images are not repeated within a batch; add images or write `batch_size = {largest}`"
-        ));
-    }
-    remarks
-}
-
 impl Photos {
     /// Opens the images of the class beside those of the subject. Results of frozen networks lie in `cache`.
     pub(super) fn new(
@@ -203,6 +163,7 @@ impl Photos {
             latents: TensorCache::new(latents.as_deref(), &vae),
             texts: TensorCache::new(texts.as_deref(), &text),
             options,
+            masked_out: BTreeSet::new(),
         })
     }
 
@@ -309,7 +270,7 @@ impl Photos {
             let loader = &self.loader;
             let make = || {
                 let example = loader.load(planned)?;
-                encode(&pipeline.vae, &example, on)
+                encode(&pipeline.vae, &example, on, path(loader, planned))
             };
             let entry = if self.options.cache_latents {
                 self.latents.get(&key(&[planned.id.as_bytes()]), make)?
@@ -319,6 +280,7 @@ impl Photos {
             means.push(device::<4>(&entry, "mean", on)?);
             stds.push(device::<4>(&entry, "std", on)?);
             if let Some(example) = loaded {
+                self.note_masked_out(planned, &example);
                 let [height, width] = [means[0].dims()[2], means[0].dims()[3]];
                 masks.push(mask(
                     &example,
@@ -336,6 +298,21 @@ impl Photos {
             masks: weighed.then(|| Tensor::cat(masks, 0)),
             hints: (!hints.is_empty()).then(|| Tensor::cat(hints, 0)),
         })
+    }
+
+    /// Says once of each image that its crop lies outside what its mask shows.
+    fn note_masked_out(&mut self, planned: &PlannedExample, example: &ImageExample) {
+        let hidden = |mask: &Vec<f32>| mask.iter().all(|value| *value == 0.0);
+        let path = path(&self.loader, planned);
+        if example.mask.as_ref().is_some_and(hidden) && self.masked_out.insert(path.to_owned()) {
+            note(&format!(
+                "warning: nothing that the mask of `{}` shows is within its crop of {} × {} pixels, which weighs `images.unmasked_weight = {}`",
+                path.display(),
+                example.width,
+                example.height,
+                self.options.unmasked_weight
+            ));
+        }
     }
 
     fn texts(
@@ -375,6 +352,12 @@ impl Photos {
     }
 }
 
+fn path<'a>(loader: &'a ImageLoader, planned: &PlannedExample) -> &'a Path {
+    loader
+        .entry(planned)
+        .map_or(Path::new(""), |entry| &entry.path)
+}
+
 struct Parts {
     mean: Tensor<4>,
     std: Tensor<4>,
@@ -402,7 +385,7 @@ pub(super) fn pixels(example: &ImageExample, on: &Device) -> Tensor<4> {
 }
 
 /// Mean and deviation of the latents of one example.
-fn encode(vae: &Vae, example: &ImageExample, on: &Device) -> Result<Entry, Failure> {
+fn encode(vae: &Vae, example: &ImageExample, on: &Device, file: &Path) -> Result<Entry, Failure> {
     let posterior = vae.encode(pixels(example, on));
     let std = posterior.std();
     let entry = [
@@ -414,8 +397,8 @@ fn encode(vae: &Vae, example: &ImageExample, on: &Device) -> Result<Entry, Failu
         .any(|(_, (_, values))| values.iter().any(|value| !value.is_finite()))
     {
         let message = format!(
-            "the autoencoder gives values that are not finite for image {}",
-            example.id
+            "the autoencoder gives values that are not finite for `{}`",
+            file.display()
         );
         return Err(
             Failure::run(message).with_hint("use an autoencoder that is made for this precision")

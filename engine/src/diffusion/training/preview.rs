@@ -5,8 +5,9 @@ use std::sync::Arc;
 use temper_datasets::images::{Crop, ImageEntry, ImageLoader, Masks, Placement};
 
 use super::latents::LatentFile;
-use super::photos::{loader_config, open_instance, remarks};
+use super::photos::{loader_config, open_instance};
 use super::prior;
+use super::remarks::remarks;
 use crate::Failure;
 use crate::recipe::{DiffusionRecipe, ImagesKind, shorten};
 

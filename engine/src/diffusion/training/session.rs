@@ -12,7 +12,8 @@ use super::learner::{DiffusionLearner, Source};
 use super::networks::{CONTROL, Networks};
 use super::objective::Objective;
 use super::open::Opened;
-use super::photos::{Photos, loader_config, open_instance, remarks};
+use super::photos::{Photos, loader_config, open_instance};
+use super::remarks::{cut, remarks};
 use super::result;
 use super::samples::Shows;
 use super::vae_session::VaeSession;
@@ -214,6 +215,7 @@ impl Session for DiffusionSession {
         for remark in remarks(photos.loader()) {
             note(&remark);
         }
+        warn(cut(recipe, photos.loader(), pipeline)?);
         self.learner.validation = photos.validation(self.networks(), &recipe.validation)?;
         self.learner.source = Some(Source::Photos(Box::new(photos)));
         Ok(())

@@ -1,0 +1,108 @@
+//! What happens to images and captions that their owner may not expect.
+
+use temper_datasets::images::{ImageEntry, ImageLoader};
+
+use crate::Failure;
+use crate::diffusion::Pipeline;
+use crate::recipe::{DiffusionRecipe, shorten};
+
+/// Most that are named of what there is more of.
+const NAMED: usize = 3;
+
+/// What shows without a model.
+pub(super) fn remarks(loader: &ImageLoader) -> Vec<String> {
+    enlarged(loader).into_iter().chain(small(loader)).collect()
+}
+
+fn enlarged(loader: &ImageLoader) -> Option<String> {
+    let enlarged = loader.enlarged();
+    let (many, verbs) = match enlarged.len() {
+        0 => return None,
+        1 => ("image", "is smaller than its training size and is enlarged"),
+        _ => (
+            "images",
+            "are smaller than their training size and are enlarged",
+        ),
+    };
+    Some(format!(
+        "{} {many} {verbs} (`images.resolution = {}`): {}",
+        enlarged.len(),
+        loader.config().resolution,
+        named(&enlarged, |entry| file(entry))
+    ))
+}
+
+fn small(loader: &ImageLoader) -> Option<String> {
+    let (asked, largest) = (loader.config().batch_size, loader.largest_batch());
+    let sizes = if loader.counts().len() > 1 {
+        " of one size"
+    } else {
+        ""
+    };
+    (largest < asked).then(|| format!(
+        "no step has the {asked} images of `train.batch_size`, but at most {largest}: an epoch has no more{sizes}, and images are not repeated within a batch; add images or write `batch_size = {largest}`"
+    ))
+}
+
+/// Captions and prompts whose end the text encoders never read.
+///
+/// # Errors
+/// What a tokenizer refuses.
+pub(super) fn cut(
+    recipe: &DiffusionRecipe,
+    loader: &ImageLoader,
+    pipeline: &Pipeline,
+) -> Result<Vec<String>, Failure> {
+    let captions: Vec<(String, String)> = loader
+        .instance()
+        .entries()
+        .iter()
+        .map(|entry| (file(entry), entry.caption.clone()))
+        .collect();
+    let prompts = recipe.images.class_prompt.iter();
+    let prompts: Vec<(String, String)> = prompts
+        .map(|prompt| ("`images.class_prompt`".to_owned(), prompt.clone()))
+        .chain(recipe.sample.prompts().iter().map(|prompt| {
+            let name = format!("`{}` of `[sample]`", shorten(prompt));
+            (name, prompt.clone())
+        }))
+        .collect();
+    let mut said = Vec::new();
+    for (what, texts) in [("captions", captions), ("prompts", prompts)] {
+        said.extend(longer(what, &texts, pipeline)?);
+    }
+    Ok(said)
+}
+
+fn longer(
+    what: &str,
+    texts: &[(String, String)],
+    pipeline: &Pipeline,
+) -> Result<Option<String>, Failure> {
+    if texts.is_empty() {
+        return Ok(None);
+    }
+    let prompts: Vec<String> = texts.iter().map(|(_, text)| text.clone()).collect();
+    let ids = pipeline.tokenize(&prompts)?;
+    let most = ids.tokens.first().copied().unwrap_or_default();
+    let names = named(&ids.truncated, |(row, rest)| {
+        format!("{} loses `{}`", texts[*row].0, shorten(rest))
+    });
+    let count = ids.truncated.len();
+    Ok((count > 0)
+        .then(|| format!("{what} of more than {most} tokens are cut there ({count}): {names}")))
+}
+
+fn file(entry: &ImageEntry) -> String {
+    format!("`{}`", entry.path.display())
+}
+
+/// The first of a list, and how many more there are.
+fn named<T>(list: &[T], name: impl Fn(&T) -> String) -> String {
+    let names: Vec<String> = list.iter().take(NAMED).map(name).collect();
+    let names = names.join(", ");
+    match list.len().saturating_sub(NAMED) {
+        0 => names,
+        more => format!("{names} and {more} more"),
+    }
+}
