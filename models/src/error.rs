@@ -38,7 +38,7 @@ pub enum ModelError {
         /// The file.
         file: PathBuf,
         /// What is wrong in it.
-        source: Box<ModelError>,
+        source: Box<Self>,
     },
     /// A key of `config.json` is missing or has a value of the wrong type.
     #[error("config key `{key}` is {found}, expected {expected}")]

@@ -264,7 +264,7 @@ mod tests {
         let points: Vec<f32> = (-400..=400_i16).map(|i| f32::from(i) * 0.01).collect();
         let x = Tensor::<1>::from_floats(points.as_slice(), &device).require_grad();
         let grads = gelu_composed(x.clone()).sum().backward();
-        let slopes: Vec<f32> = x.grad(&grads).unwrap().into_data().to_vec().unwrap();
+        let slopes: Vec<f32> = x.grad(&grads).unwrap().into_data().try_to_vec().unwrap();
         for (x, slope) in points.into_iter().zip(slopes) {
             let error = slope - gelu_slope(x);
             assert!(error.abs() < 1e-5, "slope at {x}: error {error:e}");

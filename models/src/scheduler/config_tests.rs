@@ -65,6 +65,21 @@ fn the_infinity_of_python_survives_a_file() {
 }
 
 #[test]
+fn a_wrong_key_is_named_with_its_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("scheduler_config.json");
+    std::fs::write(
+        &file,
+        r#"{"_class_name": "DDIMScheduler", "steps_offset": 1000}"#,
+    )
+    .unwrap();
+    let error = SchedulerConfig::load(directory.path()).unwrap_err();
+    let said = error.to_string();
+    assert!(said.contains("`steps_offset`"), "{said}");
+    assert!(said.contains(&*file.to_string_lossy()), "{said}");
+}
+
+#[test]
 fn another_sampler_keeps_the_noise_process_and_takes_its_own_defaults() {
     let base = SchedulerConfig::from_json(&published()).unwrap();
     assert_eq!(base.timestep_spacing, Spacing::Leading);
