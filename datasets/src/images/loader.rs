@@ -442,8 +442,8 @@ impl ImageLoader {
         let set = self.set(example.is_class).ok_or_else(missing)?;
         let entry = set.entries().get(example.index).ok_or_else(missing)?;
         let photo = set.photo(example.index)?;
-        let options = &set.config().read;
-        let other = |path: &Option<_>| path.as_ref().map(|path| read::read_with(path, options));
+        let options = set.config().read.of_maps();
+        let other = |path: &Option<_>| path.as_ref().map(|path| read::read_with(path, &options));
         let mask = match set.config().masks {
             Masks::Alpha => {
                 let opaque = vec![255; photo.width * photo.height];

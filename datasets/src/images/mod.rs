@@ -36,7 +36,7 @@ pub use model_input::{ModelInput, ResizeMode};
 pub use photo::Photo;
 pub use place::{Crop, Placement};
 pub use png_out::{grid, read_png_text, write_png};
-pub use read::{ReadOptions, decode, dimensions, read, read_with};
+pub use read::{ReadOptions, decode, dimensions, read, read_map, read_with};
 pub use resize::{Filter, covering_size, fit, resize};
 pub use scan::{by_stem, stem};
 pub use set::{Captions, Hints, ImageEntry, ImageSet, ImageSetConfig, ImageSetReport, Masks};

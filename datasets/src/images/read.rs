@@ -38,6 +38,24 @@ impl Default for ReadOptions {
     }
 }
 
+impl ReadOptions {
+    /// The same for masks and maps: what is transparent in them is nothing, which is black.
+    pub(super) fn of_maps(&self) -> Self {
+        Self {
+            background: [0; 3],
+            ..self.clone()
+        }
+    }
+}
+
+/// Reads a mask or a map (edges, labels) as [`read`] does, but over black: what is transparent in it shows nothing.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_map(path: impl AsRef<Path>) -> Result<Photo> {
+    read_with(path, &ReadOptions::default().of_maps())
+}
+
 /// Reads a photograph with the default [`ReadOptions`].
 ///
 /// JPEG (baseline and progressive; grey, colour, CMYK), PNG (1 to 16 bits, palette, grey, transparent), WebP,

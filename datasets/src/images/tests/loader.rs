@@ -299,6 +299,33 @@ fn masks_go_through_the_same_crop_and_shrink_to_latents() {
 }
 
 #[test]
+fn what_is_transparent_in_a_mask_or_a_map_is_black() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    std::fs::create_dir(at("maps")).unwrap();
+    write_png(at("a.png"), &gradient(32, 32), &[]).unwrap();
+    // White everywhere, and opaque on the left.
+    let mut map = Photo::filled(32, 32, [255; 3]);
+    let row = [vec![255; 16], vec![0; 16]].concat();
+    map.alpha = Some(row.repeat(32));
+    write_png(at("maps/a.png"), &map, &[]).unwrap();
+    let mut sets = ImageSetConfig::with_prompt(directory.path(), "x");
+    sets.masks = Masks::Folder(at("maps"));
+    sets.hints = Hints::Folder(at("maps"));
+    let set = Arc::new(ImageSet::open(&sets).unwrap());
+    let same_size = set.hint(0, (32, 32)).unwrap().unwrap().to_unit();
+    let loader = ImageLoader::new(set, None, config()).unwrap();
+    let example = &loader.step(0).unwrap().examples[0];
+    assert_eq!(
+        example.mask.clone().unwrap(),
+        [1.0, 1.0, 0.0, 0.0].repeat(4)
+    );
+    let row = [[1.0; 16], [0.0; 16]].concat();
+    assert_eq!(example.hint.clone().unwrap(), row.repeat(96));
+    assert_eq!(same_size, row.repeat(96));
+}
+
+#[test]
 fn edges_become_control_images_of_the_crop() {
     let mut sets = ImageSetConfig::with_prompt(subject("dog6"), "x");
     sets.hints = Hints::Canny {

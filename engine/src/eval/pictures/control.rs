@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 use temper_datasets::images::{
     EdgeCounts, EdgeScores, IGNORED_LABEL, LabelCounts, LabelScores, by_stem, canny, fit, list,
-    read, read_labels, stem,
+    read, read_labels, read_map, stem,
 };
 
 use super::files::{LeftOut, LeftOuts, Unfit, open};
@@ -236,11 +236,11 @@ fn compare(picture: &Path, map: &Path, request: &EdgeRequest) -> Result<Compared
         Err(one) => return Ok(Compared::LeftOut(one)),
     };
     let size = (photo.width, photo.height);
-    let control = read(map)?;
     let (wanted, grey) = if request.photographs {
-        let control = fit(&control, size.0, size.1);
+        let control = fit(&read(map)?, size.0, size.1);
         (canny(&control, request.low, request.high)?, false)
     } else {
+        let control = read_map(map)?;
         let luma = control.luma();
         let grey = luma.iter().any(|value| !matches!(value, 0 | 255));
         let edges: Vec<u8> = luma.iter().map(|value| u8::from(*value >= EDGE)).collect();
