@@ -24,9 +24,12 @@ pub(super) struct Listed {
     pub(super) hint: Option<PathBuf>,
 }
 
-/// Finds captions, masks and control images of scanned files.
-pub(super) fn from_files(images: Vec<PathBuf>, config: &ImageSetConfig) -> Result<Vec<Listed>> {
-    let captions = captions(&images, config)?;
+/// Finds captions, masks and control images of scanned files; also says how many have the fallback for a caption.
+pub(super) fn from_files(
+    images: Vec<PathBuf>,
+    config: &ImageSetConfig,
+) -> Result<(Vec<Listed>, usize)> {
+    let (captions, fallback) = captions(&images, config)?;
     let masks = match &config.masks {
         Masks::Folder(folder) => companions(&images, config, folder, "mask")?,
         Masks::Metadata => return Err(needs_metadata("masks")),
@@ -38,28 +41,27 @@ pub(super) fn from_files(images: Vec<PathBuf>, config: &ImageSetConfig) -> Resul
         Hints::None | Hints::Canny { .. } => vec![None; images.len()],
     };
     let rows = images.into_iter().zip(captions).zip(masks).zip(hints);
-    Ok(rows
-        .map(|(((path, caption), mask), hint)| Listed {
-            path,
-            caption,
-            mask,
-            hint,
-        })
-        .collect())
+    let listed = rows.map(|(((path, caption), mask), hint)| Listed {
+        path,
+        caption,
+        mask,
+        hint,
+    });
+    Ok((listed.collect(), fallback))
 }
 
 fn needs_metadata(field: &'static str) -> DataError {
     DataError::setting(field, "come from `metadata.jsonl`, but captions do not")
 }
 
-fn captions(images: &[PathBuf], config: &ImageSetConfig) -> Result<Vec<String>> {
+fn captions(images: &[PathBuf], config: &ImageSetConfig) -> Result<(Vec<String>, usize)> {
     let fallback = match &config.captions {
-        Captions::Prompt(prompt) => return Ok(vec![prompt.clone(); images.len()]),
+        Captions::Prompt(prompt) => return Ok((vec![prompt.clone(); images.len()], 0)),
         Captions::Files { fallback } => fallback.as_ref(),
         Captions::Metadata => None,
     };
     let mut texts = Vec::with_capacity(images.len());
-    let mut missing = Vec::new();
+    let (mut missing, mut without) = (Vec::new(), 0);
     let mut described: BTreeMap<PathBuf, &PathBuf> = BTreeMap::new();
     for path in images {
         match (caption_file(path)?, fallback) {
@@ -73,13 +75,16 @@ fn captions(images: &[PathBuf], config: &ImageSetConfig) -> Result<Vec<String>> 
                 }
                 texts.push(text);
             }
-            (None, Some(text)) => texts.push(text.clone()),
+            (None, Some(text)) => {
+                without += 1;
+                texts.push(text.clone());
+            }
             (None, None) => missing.push(path),
         }
     }
     let hint = "write them into `.txt` files of the same name, or set a caption for those without";
     refuse_missing(&missing, images.len(), config, "caption", hint)?;
-    Ok(texts)
+    Ok((texts, without))
 }
 
 /// The images of a folder, or the one image that the path names, sorted; hidden files are left out.

@@ -9,9 +9,11 @@ use rayon::prelude::*;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use super::canny::canny;
 use super::listing::{self, Listed};
 use super::photo::Photo;
 use super::read::{self, ReadOptions};
+use super::resize::fit;
 use super::scan::scan;
 use crate::bytes::{hash_part, hex};
 use crate::error::{DataError, Result};
@@ -138,6 +140,8 @@ pub struct ImageSetReport {
     pub transparent: usize,
     /// Images whose caption is empty.
     pub empty_captions: usize,
+    /// Images without a caption beside them, which have the caption of all such images.
+    pub fallback_captions: usize,
 }
 
 impl fmt::Display for ImageSetReport {
@@ -146,6 +150,10 @@ impl fmt::Display for ImageSetReport {
         let counts = [
             (self.transparent, "transparent"),
             (self.empty_captions, "without a caption"),
+            (
+                self.fallback_captions,
+                "with the common caption for want of their own",
+            ),
             (self.duplicates.len(), "copies of others"),
             (self.other_count, "other files left out"),
             (self.hidden, "hidden entries left out"),
@@ -205,7 +213,9 @@ impl ImageSet {
             report.hidden = scan.hidden;
             report.other_count = scan.other.len();
             report.other = scan.other.into_iter().take(10).collect();
-            listing::from_files(scan.images, config)?
+            let (listed, fallback) = listing::from_files(scan.images, config)?;
+            report.fallback_captions = fallback;
+            listed
         };
         let opened: Vec<Result<ImageEntry>> = listed
             .into_par_iter()
@@ -230,6 +240,29 @@ impl ImageSet {
             entries,
             report,
         })
+    }
+
+    /// What image `index` gives to follow, at another size: scaled, and cropped to its middle.
+    ///
+    /// # Errors
+    /// If it cannot be read any more, or changed.
+    pub fn hint(&self, index: usize, (width, height): (usize, usize)) -> Result<Option<Photo>> {
+        match (&self.config.hints, self.entries.get(index)) {
+            (Hints::Canny { low, high }, _) => {
+                let edges = canny(&fit(&self.photo(index)?, width, height), *low, *high)?;
+                Photo::from_grey(width, height, &edges).map(Some)
+            }
+            (
+                _,
+                Some(ImageEntry {
+                    hint: Some(map), ..
+                }),
+            ) => {
+                let map = read::read_with(map, &self.config.read.of_maps())?;
+                Ok(Some(fit(&map, width, height)))
+            }
+            _ => Ok(None),
+        }
     }
 
     /// The images, in order.
@@ -328,13 +361,18 @@ fn open_one(listed: Listed, config: &ImageSetConfig) -> Result<ImageEntry> {
     let photo = read::decode(&bytes, &path, &config.read)?;
     let mut companions = [0; 32];
     let mut hasher = Sha256::new();
+    let of_maps = config.read.of_maps();
     for companion in [&mask, &hint].into_iter().flatten() {
         let bytes = read::load(companion, &config.read)?;
         // Decoding it here too finds broken masks before the run begins.
-        let picture = read::decode(&bytes, companion, &config.read)?;
+        let picture = read::decode(&bytes, companion, &of_maps)?;
         same_shape(&photo, &picture, &path, companion)?;
         if mask.as_ref() == Some(companion) {
-            trains_something(&picture.luma(), companion, "all of it is black")?;
+            trains_something(
+                &picture.luma(),
+                companion,
+                "all of it is black or transparent",
+            )?;
         }
         hasher.update(Sha256::digest(&bytes));
         companions = hasher.clone().finalize().into();

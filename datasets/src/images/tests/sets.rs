@@ -132,6 +132,9 @@ fn captions_stand_beside_the_images() {
     })
     .unwrap();
     assert_eq!(set.entries()[1].caption, "a dog");
+    assert_eq!(set.report().fallback_captions, 1);
+    let said = set.report().to_string();
+    assert!(said.contains("1 with the common caption"), "{said}");
 }
 
 #[test]
@@ -261,6 +264,15 @@ fn a_mask_that_hides_everything_is_refused() {
         error.contains("masks/b.png") && error.contains("nothing to train"),
         "{error}"
     );
+    // White, but wholly transparent.
+    let mut mask = Photo::filled(64, 64, [255; 3]);
+    mask.alpha = Some(vec![0; 64 * 64]);
+    write_png(at("masks/b.png"), &mask, &[]).unwrap();
+    let error = open(&directory, |config| {
+        config.masks = Masks::Folder(at("masks"));
+    });
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("masks/b.png"), "{error}");
     photo.alpha = Some(vec![0; 64 * 64]);
     write_png(at("a.png"), &photo, &[]).unwrap();
     let error = open(&directory, |config| config.masks = Masks::Alpha);
