@@ -11,6 +11,9 @@ mod control;
 #[path = "cli_diffusion/energy.rs"]
 mod energy;
 #[cfg(test)]
+#[path = "cli_diffusion/files.rs"]
+mod files;
+#[cfg(test)]
 #[path = "cli_diffusion/forward.rs"]
 mod forward;
 #[cfg(test)]

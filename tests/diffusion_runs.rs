@@ -14,6 +14,9 @@ mod captions;
 #[path = "diffusion_runs/curves.rs"]
 mod curves;
 #[cfg(test)]
+#[path = "cli_diffusion/files.rs"]
+mod files;
+#[cfg(test)]
 #[path = "diffusion_runs/latents.rs"]
 mod latents;
 #[cfg(test)]

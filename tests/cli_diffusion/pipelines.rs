@@ -1,5 +1,6 @@
 //! Whole pipelines through the library, against diffusers.
 
+use super::files::copy_all;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -163,19 +164,6 @@ fn sdxl_with_two_encoders_sizes_and_half_precision_files_draws_what_diffusers_dr
         let (latents, image) = draw_xl(&pipeline, &io, &case);
         close(&format!("{}.denoised", case.name), &latents, (1e-3, 1e-3));
         close(&format!("{}.image01", case.name), &image, (0.0, 1e-3));
-    }
-}
-
-pub(super) fn copy_all(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy_all(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
     }
 }
 

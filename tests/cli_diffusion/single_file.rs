@@ -9,8 +9,8 @@ use temper_adapters::weights::{Checkpoint, Dtype, HostTensor, save_safetensors};
 use temper_datasets::images::{Photo, read};
 use temper_models::SchedulerConfig;
 
+use super::files::copy_all;
 use super::names::{Tensors, open_clip, prefixed, unet, vae};
-use super::pipelines::copy_all;
 use super::support::{fail, path, succeed, text};
 
 /// The same model as a directory and in one file, each with its tokenizer.

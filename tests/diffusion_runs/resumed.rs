@@ -1,5 +1,8 @@
 //! A run that stopped and went on is the run that did not, to the bit.
 
+use std::path::Path;
+
+use super::files::copy_all;
 use super::support::{Bench, ROOT, Run, assert_resumes};
 
 /// A small pipeline, a subject, and images of a class.
@@ -56,6 +59,36 @@ fn all_weights_with_running_means_resume_to_the_bit() {
         "[diffusion]\nema_decay = 0.99\n",
         &["model/unet"],
     );
+}
+
+#[test]
+fn another_noise_process_or_tokenizer_does_not_go_on_with_a_run_and_makes_its_texts_anew() {
+    let bench = Bench::new();
+    let model = bench.path("model");
+    copy_all(&Path::new(ROOT).join("assets/tiny-diffusion"), &model);
+    let run = recipe(&bench, "run", "kind = \"lora\"", "").set(&format!("model.path={model:?}"));
+    run.succeed(&["--quiet"]);
+    let losses = run.losses();
+    let change = |file: &str, from: &str, to: &str| {
+        let file = model.join(file);
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(text.contains(from), "{from}: {text}");
+        std::fs::write(&file, text.replace(from, to)).unwrap();
+        text
+    };
+    let scheduler = "scheduler/scheduler_config.json";
+    let kept = change(scheduler, "0.012", "0.02");
+    let said = run.fail(1, &["--resume"]);
+    assert!(said.contains("noise process"), "{said}");
+    std::fs::write(model.join(scheduler), kept).unwrap();
+    run.succeed(&["--quiet", "--resume"]);
+    // Without merges every word is spelt.
+    std::fs::write(model.join("tokenizer/merges.txt"), "#version: 0.2\n").unwrap();
+    let said = run.fail(1, &["--resume"]);
+    assert!(said.contains("tokenizer"), "{said}");
+    let again = run.set("run.overwrite=true");
+    again.succeed(&["--quiet"]);
+    assert_ne!(again.losses()[0], losses[0], "texts of the old tokenizer");
 }
 
 #[test]

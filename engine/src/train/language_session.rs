@@ -64,6 +64,10 @@ impl Session for LanguageSession {
         self.setup.data_fingerprint()
     }
 
+    fn model_settings(&self) -> String {
+        self.setup.learner.model.config().to_json().to_string()
+    }
+
     fn prepare(&mut self, run: &RunDir, resumed: bool, _: &Signals) -> Result<(), Failure> {
         let setup = &self.setup;
         let mut samples = Samples::open(&self.recipe, run, setup, resumed)?;

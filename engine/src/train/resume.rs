@@ -52,7 +52,7 @@ pub(super) fn restore(
 ) -> Result<(OptimizerState, Position), Failure> {
     let start = Position {
         data: session.data_fingerprint(),
-        base: base_fingerprint(session.learner().model()),
+        base: base_fingerprint(session.learner().model(), &session.model_settings()),
         ..Position::default()
     };
     if !resume {
@@ -85,7 +85,7 @@ pub(super) fn restore(
     }
     if !position.base.is_empty() && position.base != start.base {
         return Err(
-            Failure::run("the base model changed since the checkpoint was written: its frozen weights are others").with_hint(
+            Failure::run("the base model changed since the checkpoint was written: its frozen weights, configurations, tokenizer or noise process are others").with_hint(
                 "restore the model that `model.path` named, or start a new run in another `run.dir`",
             ),
         );
@@ -94,11 +94,12 @@ pub(super) fn restore(
     Ok((optimizer, position))
 }
 
-/// SHA-256 over names, shapes and some values of every frozen parameter. What is trained on another base than it was begun on fits
+/// SHA-256 over the model's settings and names, shapes and some values of every frozen parameter. What is trained on another base than it was begun on fits
 /// neither. All values of a large model would take minutes to hash; any training moves nearly all of them, so a sample shows it.
-fn base_fingerprint(model: &dyn Adaptable) -> String {
+fn base_fingerprint(model: &dyn Adaptable, settings: &str) -> String {
     const SAMPLE: usize = 1024;
     let mut hasher = Sha256::new();
+    hasher.update(settings);
     model.visit(&mut |param| {
         if param.is_trainable() {
             return;

@@ -41,6 +41,9 @@ pub(crate) trait Session {
     /// Fingerprint of the data: a run goes on only with the same.
     fn data_fingerprint(&self) -> String;
 
+    /// What of the model is in no parameter: configurations, tokenizers, the noise process. A run goes on only with the same.
+    fn model_settings(&self) -> String;
+
     /// Before the first step of this process: what needs the run directory, or must be interruptible.
     fn prepare(&mut self, run: &RunDir, resumed: bool, signals: &Signals) -> Result<(), Failure>;
 

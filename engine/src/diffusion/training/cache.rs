@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use temper_adapters::Parameters;
 use temper_adapters::weights::{Checkpoint, Dtype, HostTensor, save_safetensors};
@@ -165,9 +166,10 @@ pub(super) fn key(parts: &[&[u8]]) -> String {
     hex(&hasher.finalize()[..16])
 }
 
-/// A name for a network: the hash of all its values.
-pub(super) fn fingerprint(network: &dyn Parameters) -> String {
+/// A name for a network: the hash of its configuration and all its values.
+pub(super) fn fingerprint(network: &dyn Parameters, config: &Value) -> String {
     let mut hasher = Sha256::new();
+    hasher.update(config.to_string());
     network.visit(&mut |param| {
         hasher.update(param.name().as_bytes());
         hasher.update(param.plain().into_data().as_bytes());

@@ -80,6 +80,7 @@ struct DiffusionSession {
     /// The photographs, until they are part of the learner.
     instance: Option<Arc<ImageSet>>,
     fingerprint: String,
+    model_settings: String,
     verbosity: Verbosity,
 }
 
@@ -94,6 +95,7 @@ impl DiffusionSession {
         let (source, instance, fingerprint, epoch) = images(recipe, quiet)?;
         let opened = Opened::new(recipe)?;
         check::fits(recipe, &opened.networks, source.as_ref())?;
+        let model_settings = model_settings(recipe, &opened, instance.as_deref())?;
         let total = total_steps(recipe, epoch);
         let options = TrainerOptions {
             show_every: recipe.sample.every as u64,
@@ -136,6 +138,7 @@ impl DiffusionSession {
             device: opened.device.name,
             instance,
             fingerprint,
+            model_settings,
             verbosity,
         })
     }
@@ -143,6 +146,28 @@ impl DiffusionSession {
     fn networks(&self) -> &Networks {
         &self.learner.networks
     }
+}
+
+/// The noise process, the configurations of all networks, and what the tokenizers make of the captions.
+fn model_settings(
+    recipe: &DiffusionRecipe,
+    opened: &Opened,
+    instance: Option<&ImageSet>,
+) -> Result<String, Failure> {
+    let networks = &opened.networks;
+    let mut settings = vec![opened.scheduler.to_json()];
+    settings.extend(networks.unet().map(|unet| unet.config().to_json()));
+    settings.extend(networks.vae().map(|vae| vae.config().to_json()));
+    settings.extend(networks.texts().map(|(_, text)| text.config().to_json()));
+    if let (Some(pipeline), Some(instance)) = (networks.pipeline(), instance) {
+        let captions = instance.entries().iter().map(|entry| &entry.caption);
+        let texts: Vec<String> = captions
+            .chain(&recipe.images.class_prompt)
+            .cloned()
+            .collect();
+        settings.push(pipeline.tokenize(&texts)?.ids.into());
+    }
+    Ok(serde_json::Value::from(settings).to_string())
 }
 
 type Found = (Option<LatentFile>, Option<Arc<ImageSet>>, String, u64);
@@ -198,6 +223,10 @@ impl Session for DiffusionSession {
 
     fn data_fingerprint(&self) -> String {
         self.fingerprint.clone()
+    }
+
+    fn model_settings(&self) -> String {
+        self.model_settings.clone()
     }
 
     fn prepare(&mut self, run: &RunDir, _: bool, signals: &Signals) -> Result<(), Failure> {

@@ -279,6 +279,11 @@ impl Session for VaeSession {
         self.learner.loader.fingerprint()
     }
 
+    fn model_settings(&self) -> String {
+        let vae = self.learner.vae().map(|vae| vae.config().to_json());
+        vae.unwrap_or_default().to_string()
+    }
+
     fn prepare(&mut self, _: &RunDir, _: bool, _: &Signals) -> Result<(), Failure> {
         if !self.quiet {
             note(&self.learner.loader.instance().report().to_string());
