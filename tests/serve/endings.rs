@@ -58,7 +58,8 @@ fn a_second_signal_ends_at_once() {
     let body = json!({"model": MODEL, "prompt": "Once", "max_tokens": 500, "stream": true, "n": 100, "temperature": 1.5});
     let _stream = server.open_stream(COMPLETIONS, &body);
     signal(&server, "-TERM");
-    std::thread::sleep(Duration::from_millis(200));
+    // At once it would be the same one, sent to a process and its group.
+    std::thread::sleep(Duration::from_millis(1300));
     signal(&server, "-TERM");
     assert_eq!(server.child.wait().unwrap().code(), Some(143));
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::{SigId, flag, low_level};
@@ -12,8 +13,8 @@ use super::RunError;
 ///
 /// | signal | effect |
 /// |---|---|
-/// | first `SIGINT` or `SIGTERM` | [`Self::stop_requested`] answers: finish the step, save, leave |
-/// | second one | the process ends at once with 130 or 143 |
+/// | first `SIGINT`, `SIGTERM` or, on Linux, `SIGHUP` that is not ignored as under `nohup` | [`Self::stop_requested`] answers: finish the step, save, leave |
+/// | another one a second later or more | the process ends at once with 128 and its number |
 /// | `SIGUSR1` (not on Windows) | [`Self::take_save_request`] answers once: save and go on |
 ///
 /// ```
@@ -49,23 +50,20 @@ impl Signals {
             registered: Vec::new(),
         };
         let armed = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM] {
+        for signal in [SIGINT, SIGTERM].into_iter().chain(hang_up()) {
             let fail = |source| RunError::Signal { signal, source };
-            // In this order: the exit must look at the flag before this very signal raises it.
             let exit = flag::register_conditional_shutdown(
                 signal,
                 Self::exit_code(signal),
                 Arc::clone(&armed),
             );
             signals.registered.push(exit.map_err(fail)?);
-            signals
-                .registered
-                .push(flag::register(signal, Arc::clone(&armed)).map_err(fail)?);
             let stop = Arc::clone(&signals.stop);
             let stop = flag::register_usize(signal, stop, signal.unsigned_abs() as usize);
             signals.registered.push(stop.map_err(fail)?);
         }
         signals.listen_for_save()?;
+        arm(&signals.stop, armed);
         Ok(signals)
     }
 
@@ -101,11 +99,47 @@ impl Signals {
         self.save.swap(false, Ordering::SeqCst)
     }
 
-    /// The exit code shells give to a process ended by `signal`: 130 for `SIGINT`, 143 for
-    /// `SIGTERM`.
+    /// The exit code shells give to a process ended by `signal`: 130 for `SIGINT`, 143 for `SIGTERM`, 129 for `SIGHUP`.
     pub fn exit_code(signal: i32) -> i32 {
         128 + signal
     }
+}
+
+/// Lets a second signal insist, a second after the first: `timeout` and batch systems send the same one to a process and to its group
+/// at once, and that must not cost what is about to be saved. Ends with the [`Signals`] that hold `stop`.
+fn arm(stop: &Arc<AtomicUsize>, armed: Arc<AtomicBool>) {
+    const LOOK: Duration = Duration::from_millis(100);
+    const APART: Duration = Duration::from_secs(1);
+    let stop = Arc::downgrade(stop);
+    std::thread::spawn(move || {
+        while let Some(stop) = stop.upgrade() {
+            if stop.load(Ordering::SeqCst) != 0 {
+                std::thread::sleep(APART);
+                armed.store(true, Ordering::SeqCst);
+                return;
+            }
+            drop(stop);
+            std::thread::sleep(LOOK);
+        }
+    });
+}
+
+/// `SIGHUP`, which a closed terminal sends, unless whoever started the process had it ignored.
+#[cfg(target_os = "linux")]
+fn hang_up() -> Option<i32> {
+    use signal_hook::consts::SIGHUP;
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let ignored = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))?;
+    let ignored = u64::from_str_radix(ignored.trim(), 16).ok()?;
+    (ignored & (1 << (SIGHUP - 1)) == 0).then_some(SIGHUP)
+}
+
+/// Elsewhere nothing says whether it is ignored.
+#[cfg(not(target_os = "linux"))]
+fn hang_up() -> Option<i32> {
+    None
 }
 
 impl Drop for Signals {
@@ -142,6 +176,9 @@ mod tests {
         let signals = Signals::install().unwrap();
         low_level::raise(SIGINT).unwrap();
         println!("asked {:?}", signals.stop_requested());
+        low_level::raise(SIGINT).unwrap();
+        println!("sent twice at once");
+        std::thread::sleep(Duration::from_millis(1500));
         low_level::raise(SIGTERM).unwrap();
         println!("still here");
     }
@@ -161,6 +198,12 @@ mod tests {
         assert_eq!(child.wait().unwrap().code(), Some(143));
         assert!(
             lines.iter().any(|line| line.ends_with("asked Some(2)")),
+            "{lines:?}"
+        );
+        assert!(
+            lines
+                .iter()
+                .any(|line| line.ends_with("sent twice at once")),
             "{lines:?}"
         );
         assert!(
