@@ -43,7 +43,7 @@ use crate::run::{
 };
 use resume::{evaluated, exams, restore};
 pub(crate) use setup::{check_ranks, options, same_method, same_recipe, warn};
-use trainer::Trainer;
+use trainer::{Trainer, broken_parameter};
 
 /// Switches of one run that are not part of its recipe.
 #[derive(Clone, Copy, Debug, Default)]
@@ -71,6 +71,12 @@ pub(crate) fn train_any(
 ) -> Result<Summary, Failure> {
     let signals = Signals::install()?;
     let mut session = recipe.open(switches.quiet)?;
+    // Before a run directory is made, or an old one emptied.
+    if let Some(name) = broken_parameter(session.learner().model()) {
+        let message = format!("the model to begin with is broken: `{name}` is not finite");
+        return Err(Failure::run(message)
+            .with_hint("its file is damaged, or was saved from a run that failed: get it anew"));
+    }
     let mode = match (switches.resume, recipe.run().overwrite) {
         (true, _) => RunMode::Resume,
         (false, true) => RunMode::Overwrite,
@@ -135,7 +141,7 @@ fn conclude(
     let last = trainer.position.step;
     let (eval_loss, step) = match (ending, trainer.position.best) {
         (Ending::EarlyStop, Some((_, best))) if !chooses => (trainer.restore_best()?, best),
-        _ => (trainer.evaluate()?, last),
+        _ => (trainer.evaluate_last()?, last),
     };
     let Some(step) = trainer.final_exam(step)? else {
         let signal = trainer.signals.stop_requested().unwrap_or_default();

@@ -316,20 +316,37 @@ impl Trainer<'_> {
         Ok(Some(loss))
     }
 
+    /// Held-out loss after the last step, which may be the best one.
+    pub(super) fn evaluate_last(&mut self) -> Result<Option<f64>, Failure> {
+        let found = self.evaluate()?;
+        if let (Some(loss), true) = (found, self.options.eval_every > 0) {
+            self.is_best(loss);
+        }
+        Ok(found)
+    }
+
+    /// Remembers the loss at this step if none was lower.
+    fn is_best(&mut self, loss: f64) -> bool {
+        let position = &mut self.position;
+        let best = position.best.is_none_or(|(best, _)| loss < best);
+        if best {
+            position.best = Some((loss, position.step));
+        }
+        best
+    }
+
     /// Whether the run should stop: no better held-out loss for `patience` evaluations.
     fn evaluate_and_judge(&mut self) -> Result<bool, Failure> {
         let Some(loss) = self.evaluate()? else {
             return Ok(false);
         };
-        let position = &mut self.position;
-        if position.best.is_none_or(|(best, _)| loss < best) {
-            position.best = Some((loss, position.step));
-            position.stale_evals = 0;
+        if self.is_best(loss) {
+            self.position.stale_evals = 0;
             if self.options.patience.is_some() {
                 self.save()?;
             }
         } else {
-            position.stale_evals += 1;
+            self.position.stale_evals += 1;
         }
         let stale = self.position.stale_evals;
         self.position.stopped_early = self
@@ -419,7 +436,7 @@ fn speed_tag(items: &Items) -> &'static str {
 }
 
 /// The first parameter that is not finite, frozen ones included: it spoils every gradient before it.
-fn broken_parameter(model: &dyn Adaptable) -> Option<String> {
+pub(super) fn broken_parameter(model: &dyn Adaptable) -> Option<String> {
     let mut broken = None;
     model.visit(&mut |param| {
         let sum = || {
