@@ -10,6 +10,7 @@ use clap::ValueEnum;
 use serde_json::{Map, Value};
 use temper_datasets::{ChatTemplate, DataError, Message, Renderer, Row, Template, Tokenizer};
 
+use super::output::refuse_input;
 use crate::Failure;
 use crate::generate::{Completion, GenerateError, Progress as Step, Prompt, Statistics, complete};
 use crate::loading::{BatchArgs, ModelArgs, Precision, SamplingArgs};
@@ -114,6 +115,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         .sampling
         .ending(args.max_new_tokens as usize, args.stop.clone());
     sampling.check()?;
+    if let (Some(output), Some(input)) = (&args.output, &args.input) {
+        refuse_input(output, [input.as_path()])?;
+    }
     let entries = match (&args.prompt, &args.input) {
         (Some(text), _) => vec![Entry {
             fields: Map::new(),

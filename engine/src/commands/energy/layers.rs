@@ -178,10 +178,11 @@ impl Base {
             if let Some(config) = &config {
                 attach(model, config, &no_random())?;
             }
-            let changed = restore(
-                model,
-                &Checkpoint::open(directory.join("trained.safetensors"))?,
-            )?;
+            // Where a run keeps running means, they are its result.
+            let means = directory.join("averages.safetensors");
+            let trained = directory.join("trained.safetensors");
+            let values = if means.is_file() { means } else { trained };
+            let changed = restore(model, &Checkpoint::open(values)?)?;
             let energies = network.energies(|module| changed.contains(module));
             steps.push((manifest.step, energies));
         }
@@ -250,8 +251,12 @@ fn restore(
         let Some(name) = found.filter(|_| outcome.is_ok()) else {
             return;
         };
+        // Running means are kept as rows of values.
+        let row = [param.numel()];
+        let is_row = trained.info(&name).is_some_and(|info| info.shape == row);
+        let shape = if is_row { &row } else { param.shape() };
         outcome = trained
-            .expect(&name, param.shape())
+            .expect(&name, shape)
             .and_then(|_| trained.read_f32(&name))
             .map(|values| {
                 let data = TensorData::new(values, [param.numel()]);

@@ -45,6 +45,14 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let is_svg = |file: &&PathBuf| file.extension().is_some_and(|ending| ending == "svg");
+    if let Some(file) = args.output.as_ref().filter(|file| !is_svg(file)) {
+        let message = format!(
+            "--output is `{}`, and the plot is an SVG file",
+            file.display()
+        );
+        return Err(Failure::usage(message).with_hint("end its name in `.svg`"));
+    }
     let base = Base::load(&args.model, &args.device)?;
     let (report, chart) = if args.run.is_empty() {
         of_adapters(args, &base)?

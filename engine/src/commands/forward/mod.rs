@@ -14,6 +14,7 @@ use serde_json::Value;
 use temper_adapters::Adaptable;
 use temper_adapters::weights::{HostTensor, save_safetensors};
 
+use super::output::refuse_input;
 use crate::Failure;
 use crate::diffusion::{Component, ModelIndex, read_part};
 use crate::loading::{LoadOptions, ModelArgs, Precision, attach_to};
@@ -94,14 +95,13 @@ impl Architecture {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let same = |path: &Path| path.canonicalize().ok();
-    if same(&args.input).is_some_and(|input| same(&args.output) == Some(input)) {
-        return Err(Failure::usage(
-            "--output is the file of --input, which would be lost",
-        ));
-    }
     let options = args.model.options(Some(args.dtype));
     let directory = options.resolve()?;
+    let read = [args.input.as_path(), &directory];
+    refuse_input(
+        &args.output,
+        read.into_iter().chain(options.adapter.as_deref()),
+    )?;
     let architecture = Architecture::of(&directory)?;
     if args.activations && architecture != Architecture::Unet {
         return Err(Failure::usage("--activations is for a UNet"));
