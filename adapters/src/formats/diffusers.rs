@@ -86,9 +86,12 @@ pub fn write_diffusers_lora(
                 tensor.tensor.clone(),
             ));
         }
-        let Ok(Value::Object(config)) = serde_json::from_str(&adapter.config().to_text()) else {
+        let Ok(Value::Object(mut config)) = serde_json::from_str(&adapter.config().to_text())
+        else {
             continue;
         };
+        // diffusers 0.42 would drop out while it draws: it loads the adapter in training mode.
+        config.insert("lora_dropout".to_owned(), 0.0.into());
         let prefixed = |(key, value)| (format!("{}.{key}", component.name()), value);
         header.extend(config.into_iter().map(prefixed));
     }
