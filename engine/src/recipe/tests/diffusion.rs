@@ -158,6 +158,31 @@ fn contradictions_are_refused() {
         ],
     );
     assert!(shift.contains("pure-noise input"), "{shift}");
+    for (section, line) in [
+        ("diffusion", "canny_low = 20"),
+        ("diffusion", "kl_weight = 1e-4"),
+        ("train", "beta1 = 0.99999999"),
+    ] {
+        let said = one("kind = \"oft\"", &[(section, line)]);
+        assert!(said.contains(line.split(' ').next().unwrap()), "{said}");
+    }
+    let negative = one(
+        "kind = \"oft\"",
+        &[
+            ("sample", "negative_prompt = \"blurry\""),
+            ("sample", "guidance_scale = 1"),
+        ],
+    );
+    assert!(negative.contains("`sample.negative_prompt`"), "{negative}");
+    let within = one(
+        "kind = \"oft\"",
+        &[
+            ("images", "recursive = true"),
+            ("images", "class_dir = \"photos/class\""),
+            ("images", "class_prompt = \"a photo of dog\""),
+        ],
+    );
+    assert!(within.contains("lies in `images.path`"), "{within}");
     let random = one("kind = \"full\"", &[("model", "init = \"random\"")]);
     assert!(random.contains("needs an architecture"), "{random}");
 }

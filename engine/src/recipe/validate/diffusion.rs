@@ -5,8 +5,8 @@ use std::path::Path;
 
 use super::{Checker, HeldOut};
 use crate::recipe::{
-    AdapterKind, CaptionsFrom, Control, DiffusionModel, DiffusionRecipe, Images, ImagesKind, Init,
-    LossAverage, MasksFrom, PredictionType, Trained,
+    AdapterKind, CaptionsFrom, Control, Diffusion, DiffusionModel, DiffusionRecipe, Images,
+    ImagesKind, Init, LossAverage, MasksFrom, PredictionType, Trained,
 };
 
 impl Checker<'_> {
@@ -18,6 +18,7 @@ impl Checker<'_> {
             self.adapter(adapter);
         }
         self.images(&recipe.images);
+        self.among_the_images(recipe);
         self.what_is_trained(recipe);
         self.loss(recipe);
         let held_out = HeldOut {
@@ -246,6 +247,30 @@ impl Checker<'_> {
         }
     }
 
+    /// What the run writes must not be found among the photographs.
+    fn among_the_images(&mut self, recipe: &DiffusionRecipe) {
+        let images = &recipe.images;
+        let photos = images.kind == ImagesKind::Photos && images.recursive;
+        let whole = |path: &Path| {
+            let path = self.path(path);
+            std::path::absolute(&path).unwrap_or(path)
+        };
+        let root = whole(&images.path);
+        let below = |path: &Path| photos && whole(path) != root && whole(path).starts_with(&root);
+        let found = [
+            ("images.class_dir", images.class_dir.as_deref()),
+            ("run.dir", Some(recipe.run.dir.as_path())),
+        ]
+        .map(|(key, path)| (key, path.is_some_and(below)));
+        for (key, _) in found.into_iter().filter(|(_, below)| *below) {
+            self.problem(
+                &[key, "images.path", "images.recursive"],
+                format!("`{key}` lies in `images.path`, and with `images.recursive` what is written there would be learned as the subject"),
+                "name a directory elsewhere, or take `recursive` out",
+            );
+        }
+    }
+
     fn what_is_trained(&mut self, recipe: &DiffusionRecipe) {
         let diffusion = &recipe.diffusion;
         let adapts = recipe
@@ -286,6 +311,7 @@ impl Checker<'_> {
             }
         }
         self.control(recipe);
+        self.without_effect(recipe);
         if diffusion.canny_low > diffusion.canny_high {
             self.problem(
                 &["diffusion.canny_low", "diffusion.canny_high"],
@@ -295,6 +321,45 @@ impl Checker<'_> {
                 ),
                 "100 and 200 are usual",
             );
+        }
+    }
+
+    /// Settings that were written for something else than this recipe does.
+    fn without_effect(&mut self, recipe: &DiffusionRecipe) {
+        let (diffusion, usual) = (&recipe.diffusion, Diffusion::default());
+        for (key, changed, needs, used) in [
+            (
+                "diffusion.canny_low",
+                diffusion.canny_low != usual.canny_low,
+                "diffusion.control",
+                diffusion.control.is_some(),
+            ),
+            (
+                "diffusion.canny_high",
+                diffusion.canny_high != usual.canny_high,
+                "diffusion.control",
+                diffusion.control.is_some(),
+            ),
+            (
+                "diffusion.kl_weight",
+                diffusion.kl_weight != usual.kl_weight,
+                "diffusion.train",
+                diffusion.train == Trained::Vae,
+            ),
+            (
+                "sample.negative_prompt",
+                !recipe.sample.negative_prompt.is_empty(),
+                "sample.guidance_scale",
+                recipe.sample.guidance_scale > 1.0,
+            ),
+        ] {
+            if changed && !used {
+                self.problem(
+                    &[key, needs],
+                    format!("`{key}` does nothing here: `{needs}` does not use it"),
+                    "take it out",
+                );
+            }
         }
     }
 

@@ -5,6 +5,16 @@ use crate::recipe::{LossAverage, Schedule, Train};
 
 impl Checker<'_> {
     pub(super) fn train(&mut self, train: &Train, held_out: &HeldOut) {
+        for (key, beta) in [("train.beta1", train.beta1), ("train.beta2", train.beta2)] {
+            // The schema keeps them below 1; moments are f32, in which a moment that forgets nothing would never move.
+            if beta < 1.0 && beta as f32 >= 1.0 {
+                self.problem(
+                    &[key],
+                    format!("`{key} = {beta}` is 1 in f32, and nothing would be learned"),
+                    "write at most 0.9999999",
+                );
+            }
+        }
         self.length(train);
         self.batch(train);
         self.schedule(train);
