@@ -5,6 +5,8 @@ use std::process::Command;
 
 use temper_datasets::images::{Photo, read, read_png_text};
 
+use temper_engine::run::Row;
+
 use super::support::{Bench, ROOT, Run};
 
 const SIDE: usize = 32;
@@ -31,6 +33,16 @@ fn pictures(grid: &Path) -> Vec<Photo> {
 
 /// What `temper sample` draws with the settings of the recipe.
 fn draw(bench: &Bench, name: &str, model: &Path, adapters: &[&Path]) -> Vec<Photo> {
+    draw_with(bench, name, model, adapters, &[])
+}
+
+fn draw_with(
+    bench: &Bench,
+    name: &str,
+    model: &Path,
+    adapters: &[&Path],
+    more: &[&str],
+) -> Vec<Photo> {
     let target = bench.path(name);
     let mut command = Command::new(env!("CARGO_BIN_EXE_temper"));
     command.arg("sample").arg("--model").arg(model);
@@ -55,6 +67,7 @@ fn draw(bench: &Bench, name: &str, model: &Path, adapters: &[&Path]) -> Vec<Phot
         "--height",
         "32",
     ]);
+    command.args(more);
     command.args(["--device", "cpu", "--output"]).arg(&target);
     let output = command.current_dir(ROOT).output().unwrap();
     assert!(
@@ -194,4 +207,108 @@ fn masks_hide_what_is_not_to_be_learned() {
     };
     let (plain, white) = (loss("plain", false), loss("white", true));
     assert!((plain - white).abs() < 1e-6 * plain, "{plain}, {white}");
+}
+
+#[test]
+fn what_the_recipe_says_of_noise_and_text_is_drawn_with_outside_the_run() {
+    let bench = Bench::new();
+    let base = Path::new(ROOT).join("assets/tiny-diffusion");
+    let run = recipe(
+        &bench,
+        "run",
+        "kind = \"lora\"\nr = 4",
+        "[diffusion]\nprediction_type = \"v_prediction\"\nclip_skip = 1\n",
+    );
+    run.succeed(&["--quiet"]);
+    let after = pictures(&run.dir.join("samples/step-000004.png"));
+    let adapter = run.dir.join("adapter");
+    for (name, place) in [("run-drawn", &run.dir), ("adapter-drawn", &adapter)] {
+        let drawn = draw(&bench, name, &base, &[place]);
+        assert!(difference(&drawn, &after) <= 1, "{name}");
+    }
+    let other = ["--prediction", "epsilon"];
+    let drawn = draw_with(&bench, "other", &base, &[&adapter], &other);
+    assert!(difference(&drawn, &after) > 1, "the command line decides");
+    // A pipeline that it is merged into has its noise process.
+    let merged = bench.path("merged");
+    let mut merge = Command::new(env!("CARGO_BIN_EXE_temper"));
+    merge.arg("merge").arg("--model").arg(&base);
+    merge
+        .arg("--adapter")
+        .arg(&adapter)
+        .arg("--output")
+        .arg(&merged);
+    assert!(merge.current_dir(ROOT).output().unwrap().status.success());
+    let drawn = draw_with(&bench, "merged-drawn", &merged, &[], &["--clip-skip", "1"]);
+    assert!(difference(&drawn, &after) <= 2, "merged");
+}
+
+#[test]
+fn a_run_that_follows_pictures_shows_what_it_draws_after_the_first_photograph() {
+    let bench = Bench::new();
+    let base = Path::new(ROOT).join("assets/tiny-diffusion");
+    let run = recipe(
+        &bench,
+        "run",
+        "kind = \"lora\"\nr = 4",
+        "[diffusion]\ncontrol = \"canny\"\ncanny_low = 20\ncanny_high = 60\n",
+    );
+    run.succeed(&["--quiet"]);
+    let after = pictures(&run.dir.join("samples/step-000004.png"));
+    let follow = [
+        "--control",
+        "assets/dreambooth/dog6/00.jpg",
+        "--canny",
+        "20,60",
+    ];
+    let drawn = draw_with(&bench, "drawn", &base, &[&run.dir], &follow);
+    assert!(difference(&drawn, &after) <= 1);
+    let without = draw(&bench, "without", &base, &[&run.dir]);
+    assert!(difference(&without, &after) > 1, "the picture is followed");
+}
+
+#[test]
+fn the_last_step_can_be_the_best_and_the_energy_of_a_run_is_that_of_its_running_means() {
+    let bench = Bench::new();
+    let run = recipe(
+        &bench,
+        "run",
+        "kind = \"lora\"\nr = 4",
+        "[diffusion]\nema_decay = 0.5\n",
+    )
+    .set("validation.images=1")
+    .set("train.eval_every=2")
+    .set("train.steps=4")
+    .set("sample.count=0");
+    run.succeed(&["--quiet"]);
+    let losses: Vec<(f64, u64)> = run
+        .rows()
+        .into_iter()
+        .filter_map(|row| match row {
+            Row::Eval(row) => Some((row.eval_loss, row.step)),
+            Row::Train(_) | Row::Task(_) => None,
+        })
+        .collect();
+    let judged = losses.iter().filter(|(_, step)| *step > 0);
+    let best = judged.min_by(|a, b| a.0.total_cmp(&b.0)).unwrap();
+    assert_eq!(run.summary()["best_step"], best.1, "{losses:?}");
+    let energy = |option: &str, place: &Path| -> f64 {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_temper"));
+        command.args([
+            "energy",
+            "--model",
+            "assets/tiny-diffusion",
+            "--json",
+            option,
+        ]);
+        let output = command.arg(place).current_dir(ROOT).output().unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        match option {
+            "--run" => report["steps"].as_array().unwrap().last().unwrap()["energy"].as_f64(),
+            _ => report["totals"][0]["energy_after"].as_f64(),
+        }
+        .unwrap_or_else(|| panic!("{report}"))
+    };
+    let (along, result) = (energy("--run", &run.dir), energy("--adapter", &run.dir));
+    assert!((along - result).abs() <= 1e-6 * result, "{along}, {result}");
 }

@@ -14,6 +14,7 @@ mod pipeline;
 mod prompts;
 mod sampling;
 mod single_file;
+mod trained_with;
 mod training;
 
 pub use adapters::{AdapterChoice, apply_adapters};
@@ -28,4 +29,5 @@ pub(crate) use pipeline::{Place, copy_folder, stored_dtype};
 pub use prompts::{Conditioning, PromptIds};
 pub use sampling::{Control, Event, SampleRequest, sample};
 pub(crate) use single_file::{sizes_of_file, unet_of_file};
+pub(crate) use trained_with::TrainedWith;
 pub use training::{dry_run, preview, train};

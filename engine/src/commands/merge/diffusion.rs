@@ -13,8 +13,8 @@ use temper_models::{AddedConditions, ClipText, ModelError, Unet, UnetConfig, Une
 use super::{Args, Comparison, file_dtype};
 use crate::commands::output::print;
 use crate::diffusion::{
-    AdapterChoice, Component, DiffusionError, Pipeline, Place, SavePipeline, control_of,
-    copy_folder, read_part, stored_dtype,
+    AdapterChoice, Component, DiffusionError, Pipeline, Place, SavePipeline, TrainedWith,
+    control_of, copy_folder, read_part, stored_dtype,
 };
 use crate::run::note;
 use crate::{Failure, device};
@@ -72,7 +72,22 @@ pub(super) fn pipeline(args: &Args, path: &Path, place: &Place) -> Result<(), Fa
     let compute = held(args, stored, &open.precisions());
     let mut pipeline = Pipeline::open(path, compute, &open)?;
     let folded = fold(args, &mut pipeline)?;
-    let changed: Vec<Component> = folded.keys().copied().collect();
+    let mut changed: Vec<Component> = folded.keys().copied().collect();
+    let adapters = args.adapter.iter().map(|adapter| adapter.path.as_path());
+    let trained = TrainedWith::of_all(adapters, &TrainedWith::default())?;
+    let noise_process = trained.noise_process(&pipeline.scheduler)?;
+    if noise_process.to_json() != pipeline.scheduler.to_json() {
+        note(&format!(
+            "the scheduler is written as in training: {trained}"
+        ));
+        pipeline.scheduler = noise_process;
+        changed.push(Component::Scheduler);
+    }
+    if let Some(skip) = trained.clip_skip.filter(|skip| *skip > 0) {
+        note(&format!(
+            "warning: draw with --clip-skip {skip}, which a pipeline cannot say"
+        ));
+    }
     let how = SavePipeline {
         changed: &changed,
         dtype: args.dtype.map(|dtype| file_dtype(dtype.into())),

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use burn::tensor::{Tensor, TensorData};
 use serde_json::{Value, json};
-use temper_datasets::images::{Photo, canny, fit, read};
+use temper_datasets::images::{Photo, canny, fit, read, read_map};
 use temper_models::ControlEncoder;
 
 use crate::Failure;
 use crate::diffusion::{AdapterChoice, Pipeline, control_of};
+use crate::run::note;
 
 /// Arguments of `temper sample` on control.
 #[derive(Debug, clap::Args)]
@@ -49,16 +50,25 @@ impl ControlArgs {
         size: (usize, usize),
     ) -> Result<Option<Loaded>, Failure> {
         let Some(file) = &self.control else {
+            if let Some(unused) = adapters.iter().find_map(|one| control_of(&one.path)) {
+                note(&format!(
+                    "warning: `{}` was trained with the adapter to follow a picture; without --control it is not used",
+                    unused.display()
+                ));
+            }
             return Ok(None);
         };
         let directory = self.directory(adapters, pipeline)?;
         let device = &pipeline.device.device;
         let encoder = ControlEncoder::load(&directory, pipeline.compute, device)?;
-        let mut photo = fit(&read(file)?, size.0, size.1);
-        if let Some((low, high)) = self.canny {
-            let edges = canny(&photo, low, high)?;
-            photo = Photo::from_grey(photo.width, photo.height, &edges)?;
-        }
+        let photo = match self.canny {
+            Some((low, high)) => {
+                let photo = fit(&read(file)?, size.0, size.1);
+                let edges = canny(&photo, low, high)?;
+                Photo::from_grey(photo.width, photo.height, &edges)?
+            }
+            None => fit(&read_map(file)?, size.0, size.1),
+        };
         let data = TensorData::new(photo.to_unit(), [1, 3, photo.height, photo.width]);
         Ok(Some(Loaded {
             encoder,

@@ -14,7 +14,7 @@ use super::output::print;
 use crate::Failure;
 use crate::device::{self, dtype_name};
 use crate::diffusion::{
-    AdapterChoice, Control, DiffusionError, Event, Guidance, Pipeline, SampleRequest,
+    AdapterChoice, Control, DiffusionError, Event, Guidance, Pipeline, SampleRequest, TrainedWith,
     apply_adapters, sample,
 };
 use crate::loading::Precision;
@@ -61,7 +61,8 @@ pub(crate) struct Args {
     /// Another scheduler than the model's: ddim, ddpm, pndm, euler, `euler_ancestral`, heun, `dpmpp_2m`, `dpmpp_2m_karras`, unipc, …
     #[arg(long, value_name = "NAME")]
     scheduler: Option<String>,
-    /// What the model predicts, where its scheduler is wrong about it: epsilon, `v_prediction` or sample
+    /// What the model predicts, where its scheduler is wrong about it: epsilon, `v_prediction` or sample; by default what the
+    /// run that trained the adapter says
     #[arg(long, value_name = "WHAT")]
     prediction: Option<String>,
     /// Pixels; by default what the model was trained on
@@ -70,9 +71,9 @@ pub(crate) struct Args {
     /// Pixels; by default what the model was trained on
     #[arg(long, value_name = "PIXELS")]
     height: Option<usize>,
-    /// Last layers of the text encoder to leave out
-    #[arg(long, value_name = "LAYERS", default_value_t = 0)]
-    clip_skip: usize,
+    /// Last layers of the text encoder to leave out; by default as many as in the run that trained the adapter
+    #[arg(long, value_name = "LAYERS")]
+    clip_skip: Option<usize>,
     /// Pictures at once on a graphics card; changes the speed, not the pictures
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1024))]
     batch_size: u32,
@@ -101,7 +102,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let open = device::open(&args.device)?;
     let compute = open.precision(args.compute.map(FloatDType::from))?;
     let mut pipeline = Pipeline::load(&args.model, compute, &open)?;
-    let mut request = args.request(&pipeline)?;
+    let trained = args.trained_with()?;
+    let mut request = args.request(&pipeline, &trained)?;
     let (width, height) = args.size(&pipeline);
     pipeline.check_size(width, height)?;
     pipeline.check_memory((width, height), request.guidance.is_on())?;
@@ -188,7 +190,11 @@ impl Args {
     }
 
     /// The pipeline's scheduler with the changes asked for.
-    fn scheduler(&self, own: &SchedulerConfig) -> Result<SchedulerConfig, Failure> {
+    fn scheduler(
+        &self,
+        own: &SchedulerConfig,
+        trained: &TrainedWith,
+    ) -> Result<SchedulerConfig, Failure> {
         let mut config = own.clone();
         if let Some(name) = &self.scheduler {
             config = config.with_kind(name).map_err(|error| match error {
@@ -199,12 +205,28 @@ impl Args {
                 error => error.into(),
             })?;
         }
-        if let Some(prediction) = &self.prediction {
-            let mut json = config.to_json();
-            json["prediction_type"] = prediction.as_str().into();
-            config = SchedulerConfig::from_json(&json).map_err(Failure::usage)?;
+        trained.noise_process(&config).map_err(Failure::usage)
+    }
+
+    /// What the command line says of the noise process and the text encoder, and for the rest what the runs say whose results are
+    /// drawn with.
+    fn trained_with(&self) -> Result<TrainedWith, Failure> {
+        let adapters = self.adapter.iter().map(|adapter| adapter.path.as_path());
+        let asked = TrainedWith {
+            prediction_type: self.prediction.clone(),
+            clip_skip: self.clip_skip,
+            ..TrainedWith::default()
+        };
+        let found = TrainedWith::of_all(adapters.chain([Path::new(&self.model)]), &asked)
+            .map_err(|failure| {
+                failure.with_hint(
+                    "say with --prediction and --clip-skip which to draw with, or draw with one of them",
+                )
+            })?;
+        if found != asked {
+            note(&format!("as in training: {found}"));
         }
-        Ok(config)
+        Ok(found)
     }
 
     fn size(&self, pipeline: &Pipeline) -> (usize, usize) {
@@ -215,8 +237,12 @@ impl Args {
         )
     }
 
-    fn request<'a>(&self, pipeline: &Pipeline) -> Result<SampleRequest<'a>, Failure> {
-        let scheduler = self.scheduler(&pipeline.scheduler)?;
+    fn request<'a>(
+        &self,
+        pipeline: &Pipeline,
+        trained: &TrainedWith,
+    ) -> Result<SampleRequest<'a>, Failure> {
+        let scheduler = self.scheduler(&pipeline.scheduler, trained)?;
         Scheduler::new(&scheduler, self.steps as usize).map_err(DiffusionError::from)?;
         Ok(SampleRequest {
             prompts: self.prompt.clone(),
@@ -229,7 +255,7 @@ impl Args {
             width: self.width,
             height: self.height,
             scheduler: Some(scheduler),
-            clip_skip: self.clip_skip,
+            clip_skip: trained.clip_skip.unwrap_or(0),
             batch_size: self.batch_size as usize,
             control: None,
         })
@@ -256,7 +282,7 @@ impl Args {
             "scheduler": scheduler.to_json(),
             "width": width,
             "height": height,
-            "clip_skip": self.clip_skip,
+            "clip_skip": request.clip_skip,
             "control": self.control.describe(),
             "device": pipeline.device.name,
             "compute": dtype_name(pipeline.compute.into()),

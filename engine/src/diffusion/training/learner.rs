@@ -156,7 +156,13 @@ impl Learner for DiffusionLearner {
 
     fn show(&self, step: u64, run: &RunDir, stop: &dyn Fn() -> bool) -> Result<bool, Failure> {
         match &self.shows {
-            Some(shows) => shows.show(&self.networks, step, run, stop),
+            Some(shows) => {
+                let photos = match &self.source {
+                    Some(Source::Photos(photos)) => Some(&**photos),
+                    Some(Source::Latents(_)) | None => None,
+                };
+                shows.show((&self.networks, photos), step, run, stop)
+            }
             None => Ok(true),
         }
     }
@@ -166,14 +172,8 @@ impl Learner for DiffusionLearner {
             Some(Source::Photos(photos)) => {
                 let loader = photos.loader();
                 let name = |example: &temper_datasets::images::PlannedExample| {
-                    let set = if example.is_class {
-                        loader.class()
-                    } else {
-                        Some(loader.instance())
-                    };
-                    set.and_then(|set| set.entries().get(example.index))
-                        .map(|entry| entry.path.display().to_string())
-                        .unwrap_or_default()
+                    let entry = loader.entry(example);
+                    entry.map_or_else(String::new, |entry| entry.path.display().to_string())
                 };
                 let plan = loader.plan(step);
                 let names: Vec<String> = plan.examples.iter().map(name).collect();

@@ -28,8 +28,8 @@ pub(super) struct Photos {
     latents: TensorCache,
     texts: TensorCache,
     options: Options,
-    /// Images of which a mask left nothing.
-    masked_out: BTreeSet<PathBuf>,
+    /// Images of which a mask left nothing, or whose picture to follow shows nothing.
+    empty: BTreeSet<PathBuf>,
 }
 
 /// What of the recipe decides a batch.
@@ -145,14 +145,14 @@ impl Photos {
             timesteps: steps,
         };
         let vae = if options.cache_latents {
-            fingerprint(&pipeline.vae)
+            fingerprint(&pipeline.vae, &pipeline.vae.config().to_json())
         } else {
             String::new()
         };
         let mut text = String::new();
         if options.cache_text && !options.trains_text {
             for encoder in &pipeline.text_encoders {
-                text += &fingerprint(encoder);
+                text += &fingerprint(encoder, &encoder.config().to_json());
             }
         }
         let on_disk = |used: bool, name: &str| used.then(|| cache.join(name));
@@ -163,8 +163,21 @@ impl Photos {
             latents: TensorCache::new(latents.as_deref(), &vae),
             texts: TensorCache::new(texts.as_deref(), &text),
             options,
-            masked_out: BTreeSet::new(),
+            empty: BTreeSet::new(),
         })
+    }
+
+    /// What the first image gives to follow, `[1, 3, H, W]` in 0 to 1.
+    pub(super) fn hint(
+        &self,
+        size: (usize, usize),
+        on: &Device,
+    ) -> Result<Option<Tensor<4>>, Failure> {
+        let Some(photo) = self.loader.instance().hint(0, size)? else {
+            return Ok(None);
+        };
+        let data = TensorData::new(photo.to_unit(), [1, 3, photo.height, photo.width]);
+        Ok(Some(Tensor::from_data(data, on)))
     }
 
     /// The images.
@@ -280,7 +293,7 @@ impl Photos {
             means.push(device::<4>(&entry, "mean", on)?);
             stds.push(device::<4>(&entry, "std", on)?);
             if let Some(example) = loaded {
-                self.note_masked_out(planned, &example);
+                self.note_empty(planned, &example);
                 let [height, width] = [means[0].dims()[2], means[0].dims()[3]];
                 masks.push(mask(
                     &example,
@@ -300,17 +313,28 @@ impl Photos {
         })
     }
 
-    /// Says once of each image that its crop lies outside what its mask shows.
-    fn note_masked_out(&mut self, planned: &PlannedExample, example: &ImageExample) {
-        let hidden = |mask: &Vec<f32>| mask.iter().all(|value| *value == 0.0);
+    /// Says once of each image that its crop lies outside what its mask shows, or that there is nothing to follow in it.
+    fn note_empty(&mut self, planned: &PlannedExample, example: &ImageExample) {
+        let nothing = |values: &Option<Vec<f32>>| {
+            let mut values = values.iter().flatten().peekable();
+            values.peek().is_some() && values.all(|value| *value == 0.0)
+        };
+        let (masked, blank) = (nothing(&example.mask), nothing(&example.hint));
         let path = path(&self.loader, planned);
-        if example.mask.as_ref().is_some_and(hidden) && self.masked_out.insert(path.to_owned()) {
+        if !(masked || blank) || !self.empty.insert(path.to_owned()) {
+            return;
+        }
+        let file = path.display();
+        let crop = format!("its crop of {} × {} pixels", example.width, example.height);
+        if masked {
+            let weight = self.options.unmasked_weight;
             note(&format!(
-                "warning: nothing that the mask of `{}` shows is within its crop of {} × {} pixels, which weighs `images.unmasked_weight = {}`",
-                path.display(),
-                example.width,
-                example.height,
-                self.options.unmasked_weight
+                "warning: nothing that the mask of `{file}` shows is within {crop}, which weighs `images.unmasked_weight = {weight}`"
+            ));
+        }
+        if blank {
+            note(&format!(
+                "warning: the picture to follow of `{file}` is black in {crop}; edges are found with lower `diffusion.canny_low` and `canny_high`, or at a larger `images.resolution`"
             ));
         }
     }
@@ -327,9 +351,9 @@ impl Photos {
         let (on, skip) = (&pipeline.device.device, self.options.clip_skip);
         let mut rows = Vec::new();
         for example in examples {
+            let ids = pipeline.tokenize(std::slice::from_ref(&example.caption))?;
             let make = || {
-                let prompt = std::slice::from_ref(&example.caption);
-                let text = pipeline.encode_prompts(prompt, skip)?;
+                let text = pipeline.encode_ids(&ids, skip)?;
                 let mut entry = Entry::from([("hidden".to_owned(), host(text.hidden))]);
                 if let Some(pooled) = text.pooled {
                     entry.insert("pooled".to_owned(), host(pooled));
@@ -337,7 +361,14 @@ impl Photos {
                 Ok(entry)
             };
             let entry = if self.options.cache_text {
-                let key = key(&[example.caption.as_bytes(), &(skip as u64).to_le_bytes()]);
+                // Its ids, not its letters: another tokenizer reads the same text differently.
+                let ids: Vec<u8> = ids
+                    .ids
+                    .concat()
+                    .iter()
+                    .flat_map(|id| id.to_le_bytes())
+                    .collect();
+                let key = key(&[&ids, &(skip as u64).to_le_bytes()]);
                 self.texts.get(&key, make)?
             } else {
                 Arc::new(make()?)

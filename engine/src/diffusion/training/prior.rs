@@ -1,9 +1,9 @@
 //! Images of the class a subject belongs to, made by the model itself before it is changed (arXiv 2208.12242, section 3.2).
 
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use temper_datasets::images::write_png;
+use temper_datasets::images::{read_png_text, write_png};
 
 use super::networks::Networks;
 use super::samples::{request, sampler};
@@ -26,6 +26,7 @@ pub(super) fn make(
     };
     std::fs::create_dir_all(directory)?;
     let there = count(directory)?;
+    note_other_prompts(directory, prompt)?;
     let missing = images.num_class_images.saturating_sub(there);
     let Some(pipeline) = networks.frozen_pipeline().filter(|_| missing > 0) else {
         return Ok(());
@@ -71,6 +72,28 @@ pub(super) fn make(
     Ok(())
 }
 
+/// Class images that were made for another prompt teach the model that they show this one.
+fn note_other_prompts(directory: &Path, prompt: &str) -> Result<(), Failure> {
+    let (mut others, mut said) = (0, String::new());
+    for image in images_in(directory)? {
+        let texts = read_png_text(&image).unwrap_or_default();
+        if let Some((_, other)) = texts.into_iter().find(|(key, _)| key == PROMPT)
+            && other != prompt
+        {
+            others += 1;
+            said = other;
+        }
+    }
+    if others > 0 {
+        note(&format!(
+            "warning: {others} images in `{}` were made for `{}`, not for `images.class_prompt`; name another `class_dir` to have them made anew",
+            directory.display(),
+            shorten(&said)
+        ));
+    }
+    Ok(())
+}
+
 /// Makes one image. False when a signal came before its end.
 fn one(
     pipeline: &Pipeline,
@@ -86,7 +109,7 @@ fn one(
         Err(DiffusionError::Interrupted) => return Ok(false),
         made => made?,
     };
-    let prompt = ("prompt".to_owned(), request.prompts.concat());
+    let prompt = (PROMPT.to_owned(), request.prompts.concat());
     for photo in &photos {
         write_png(path, photo, std::slice::from_ref(&prompt))?;
     }
@@ -95,7 +118,11 @@ fn one(
 
 /// Images in a directory, by the endings of their names. What a write left unfinished does not count.
 pub(super) fn count(directory: &Path) -> Result<usize, Failure> {
-    let mut count = 0;
+    Ok(images_in(directory)?.len())
+}
+
+fn images_in(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let mut images = Vec::new();
     for entry in std::fs::read_dir(directory)? {
         let path = entry?.path();
         let ending = path.extension().and_then(|ending| ending.to_str());
@@ -104,10 +131,15 @@ pub(super) fn count(directory: &Path) -> Result<usize, Failure> {
                 .iter()
                 .any(|known| ending.eq_ignore_ascii_case(known))
         });
-        count += usize::from(is_image && path.is_file());
+        if is_image && path.is_file() {
+            images.push(path);
+        }
     }
-    Ok(count)
+    Ok(images)
 }
+
+/// Under this key an image says what it was made for.
+const PROMPT: &str = "prompt";
 
 /// Endings of the names of images.
 const ENDINGS: [&str; 7] = ["png", "jpg", "jpeg", "webp", "bmp", "gif", "tiff"];

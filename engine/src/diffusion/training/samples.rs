@@ -2,12 +2,14 @@
 
 use std::ops::ControlFlow;
 
+use temper_adapters::Parameters;
 use temper_datasets::images::{grid, write_png};
 use temper_models::SchedulerConfig;
 
 use super::networks::Networks;
+use super::photos::Photos;
 use crate::Failure;
-use crate::diffusion::{DiffusionError, Event, Guidance, SampleRequest, sample};
+use crate::diffusion::{Control, DiffusionError, Event, Guidance, SampleRequest, sample};
 use crate::recipe::{DiffusionRecipe, ImageSample};
 use crate::run::RunDir;
 
@@ -39,10 +41,11 @@ impl Shows {
         }))
     }
 
-    /// Leaves `samples/step-000100.png`: a row of images for each prompt. False when `stop` came true before the end.
+    /// Leaves `samples/step-000100.png`: a row of images for each prompt; where a picture is followed, that of the first photograph.
+    /// False when `stop` came true before the end.
     pub(super) fn show(
         &self,
-        networks: &Networks,
+        (networks, photos): (&Networks, Option<&Photos>),
         step: u64,
         run: &RunDir,
         stop: &dyn Fn() -> bool,
@@ -55,7 +58,19 @@ impl Shows {
             return Ok(true);
         };
         std::fs::create_dir_all(run.path().join("samples"))?;
+        let side = || pipeline.usual_size();
+        let size = (
+            self.sample.width.unwrap_or_else(side),
+            self.sample.height.unwrap_or_else(side),
+        );
+        let encoder = networks.control.as_ref().map(Parameters::frozen);
+        let hint = match photos.filter(|_| encoder.is_some()) {
+            Some(photos) => photos.hint(size, &pipeline.device.device)?,
+            None => None,
+        };
+        let control = encoder.as_ref().zip(hint);
         let request = SampleRequest {
+            control: control.map(|(encoder, hint)| Control { encoder, hint }),
             prompts: self.sample.prompts().to_vec(),
             seed: self.seed,
             count: self.sample.count,
