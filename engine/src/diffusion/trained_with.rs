@@ -99,10 +99,10 @@ impl fmt::Display for TrainedWith {
             "prediction_type {prediction}, clip_skip {}",
             self.clip_skip.unwrap_or(0)
         )?;
-        match self.zero_terminal_snr {
-            true => write!(out, ", zero_terminal_snr"),
-            false => Ok(()),
+        if self.zero_terminal_snr {
+            write!(out, ", zero_terminal_snr")?;
         }
+        Ok(())
     }
 }
 
