@@ -197,7 +197,7 @@ pub enum DataError {
     /// An image has more pixels than may be decoded.
     #[error(
         "the image `{}` has {width} × {height} pixels, {} in all, and the limit is {limit}; make it \
-         smaller or raise the limit",
+         smaller",
         path.display(), *width as u64 * *height as u64
     )]
     ImageTooLarge {

@@ -1,10 +1,10 @@
 //! The command line: one variant a command, each with its own file in `commands`.
 
-use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::run::note;
 use crate::{Failure, commands};
 
 /// Fine-tune language and diffusion models from one binary and a TOML recipe.
@@ -61,7 +61,12 @@ enum Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    // `--seed -1` is a wrong number, and not an option of its own.
+    let command = Cli::command().mut_subcommands(|command| command.allow_negative_numbers(true));
+    let read = command
+        .try_get_matches()
+        .and_then(|found| Cli::from_arg_matches(&found));
+    let cli = match read {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are answers, not errors; clap knows which stream and code they take.
@@ -74,7 +79,7 @@ pub fn main() -> ExitCode {
         Err(failure) => {
             let text = failure.to_string();
             if !text.is_empty() {
-                let _ = writeln!(std::io::stderr(), "{text}");
+                note(&text);
             }
             failure.exit_code()
         }

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::process::ExitCode;
 
+use crate::device::DeviceError;
 use crate::diffusion::DiffusionError;
 use crate::recipe::RecipeErrors;
 
@@ -159,6 +160,15 @@ impl From<DiffusionError> for Failure {
     }
 }
 
+impl From<DeviceError> for Failure {
+    fn from(error: DeviceError) -> Self {
+        match error {
+            DeviceError::Unknown { .. } => Self::usage(error),
+            error => Self::run(error),
+        }
+    }
+}
+
 /// Errors of the rooms below fail the run.
 macro_rules! run_failures {
     ($($error:ty),+ $(,)?) => {
@@ -172,7 +182,6 @@ macro_rules! run_failures {
 
 run_failures!(
     std::io::Error,
-    crate::device::DeviceError,
     crate::hub::HubError,
     crate::run::RunError,
     temper_adapters::formats::FormatError,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::FloatDType;
-use temper_adapters::peft::{AdapterFile, PeftError};
+use temper_adapters::peft::AdapterFile;
 use temper_adapters::{Adaptable, RandomSource, attach_trained};
 use temper_models::Llama;
 
@@ -18,7 +18,7 @@ pub(crate) struct ModelArgs {
     /// Model directory, or `org/name[@revision]` on the hub
     #[arg(long, value_name = "DIR")]
     model: String,
-    /// Adapter directory (PEFT layout)
+    /// Adapter directory (PEFT layout), or run directory
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
     /// Device: auto, cpu, cuda[:N], metal, vulkan, wgpu
@@ -191,8 +191,10 @@ impl LoadOptions {
     }
 }
 
-/// Reads an adapter before the model, so that what is wrong with it is said at once.
-pub(crate) fn read_adapter(directory: &Path) -> Result<AdapterFile, PeftError> {
+/// Reads an adapter, or that of a run, before the model, so that what is wrong with it is said at once.
+pub(crate) fn read_adapter(path: &Path) -> Result<AdapterFile, Failure> {
+    run::check_is_adapter(path).map_err(Failure::run)?;
+    let directory = &run::adapters_at(path)[0];
     let (file, warnings) = AdapterFile::load(directory)?;
     for warning in warnings {
         run::note(&format!("warning: `{}`: {warning}", directory.display()));

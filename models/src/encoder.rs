@@ -135,6 +135,10 @@ impl EncoderSizes {
         if !self.hidden_size.is_multiple_of(heads) {
             return wrong("num_attention_heads", heads, "a divisor of `hidden_size`");
         }
+        if !(self.layer_norm_eps.is_finite() && self.layer_norm_eps > 0.0) {
+            let found = self.layer_norm_eps;
+            return Err(ModelError::key("layer_norm_eps", found, "a number above 0"));
+        }
         Ok(self)
     }
 }

@@ -101,6 +101,13 @@ fn the_schema_is_json_and_keys_are_explained() {
         0.0
     );
     assert!(ok(&["recipe", "explain", "train.schedule"]).contains("default: `cosine`"));
+    // Recipes for images have another meaning and default of this key.
+    let both = ok(&["recipe", "explain", "train.batch_size"]);
+    assert!(
+        both.contains("language models") && both.contains("images"),
+        "{both}"
+    );
+    assert!(both.contains("default: `1`"), "{both}");
     let message = fails(&["recipe", "explain", "train.learning"], 2);
     assert!(
         message.contains("`train` has") && message.contains("warmup_ratio"),

@@ -14,7 +14,7 @@ use super::sample::{args, recipe};
 use super::support::{fail, succeed, temper, text};
 
 /// A run directory with an encoder and an adapter, and a picture with an edge.
-fn control_run(folder: &Path, model: &Path) -> (PathBuf, PathBuf) {
+pub(super) fn control_run(folder: &Path, model: &Path) -> (PathBuf, PathBuf) {
     // The published encoder makes eighths; the tiny autoencoder makes halves.
     let unet = UnetConfig::load(&model.join("unet")).unwrap();
     let mut json = ControlConfig::for_unet(&unet).to_json();

@@ -127,6 +127,43 @@ fn adapters_of_other_tools_and_pictures_are_recognised() {
 }
 
 #[test]
+fn folders_of_pictures_of_adapters_and_of_control_encoders_are_recognised() {
+    let (photos, all_read) = inspect(&[text(&path("assets/dreambooth/dog6"))]);
+    assert!(all_read, "{photos:#}");
+    assert_eq!(
+        (&photos["kind"], &photos["pictures"]),
+        (&"pictures".into(), &5.into())
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let photo = path("assets/dreambooth/dog6/00.jpg");
+    assert_eq!(inspect(&[text(&photo)]).0["kind"], "picture");
+    let bytes = std::fs::read(&photo).unwrap();
+    std::fs::write(folder.path().join("cut.jpg"), &bytes[..bytes.len() / 2]).unwrap();
+    let (broken, all_read) = inspect(&[text(folder.path())]);
+    assert!(!all_read && broken["unreadable"] == 1, "{broken:#}");
+
+    let pipeline = path("tests/golden/diffusion/pipeline");
+    let lora = super::adapters::lora(&pipeline.join("unet"), folder.path());
+    let written = folder.path().join("for-diffusers");
+    let arguments = [
+        "convert",
+        "--adapter",
+        text(&lora),
+        "--model",
+        text(&pipeline),
+    ];
+    let to = ["--to", "diffusers", "--output", text(&written)];
+    super::support::temper(&[&arguments[..], &to].concat());
+    let (adapter, _) = inspect(&[text(&written)]);
+    assert_eq!(adapter["layout"], "diffusers", "{adapter:#}");
+
+    let (adapter, _) = super::control::control_run(folder.path(), &pipeline);
+    let (control, fits) = inspect(&[text(&adapter.with_file_name("control"))]);
+    assert!(fits, "{control:#}");
+    assert_eq!(control["architecture"], "ControlNetConditioningEmbedding");
+}
+
+#[test]
 fn adapters_and_runs_are_checked_against_pipelines() {
     let folder = tempfile::tempdir().unwrap();
     let pipeline = path("tests/golden/diffusion/pipeline");

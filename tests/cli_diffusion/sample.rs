@@ -418,3 +418,27 @@ fn what_is_left_out_of_a_long_prompt_is_quoted_in_short() {
         said.len()
     );
 }
+
+#[test]
+fn other_picture_formats_unknown_devices_and_negative_seeds_are_wrong_command_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = pipeline();
+    let draw = |name: &str, more: &[&str]| {
+        let file = folder.path().join(name);
+        let said = fail(
+            2,
+            &args(&model, &file, &[&["--prompt", "dog"], more].concat()),
+        );
+        assert!(!file.exists(), "{name}");
+        said
+    };
+    assert!(draw("dog.jpg", &[]).contains("is no `.png` file"));
+    assert!(draw("dog.png", &["--seed", "-1"]).contains("--seed"));
+    let mut unknown = args(&model, folder.path(), &["--prompt", "dog"]);
+    unknown.extend(["--device", "foo"]);
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_temper"))
+        .args(&unknown)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+}

@@ -139,12 +139,45 @@ fn a_model_trained_whole_draws_what_its_running_means_drew_in_the_run() {
         "[diffusion]\nema_decay = 0.5\n",
     );
     run.succeed(&["--quiet"]);
-    let drawn = draw(&bench, "drawn", &run.dir.join("model"), &[]);
     let after = pictures(&run.dir.join("samples/step-000004.png"));
-    assert!(difference(&drawn, &after) <= 1);
+    for (name, model) in [("drawn", run.dir.join("model")), ("run", run.dir.clone())] {
+        let drawn = draw(&bench, &format!("{name}-drawn"), &model, &[]);
+        assert!(difference(&drawn, &after) <= 1, "{name}");
+    }
+    let mut as_adapter = Command::new(env!("CARGO_BIN_EXE_temper"));
+    as_adapter.args([
+        "sample",
+        "--model",
+        "assets/tiny-diffusion",
+        "--prompt",
+        "dog",
+    ]);
+    as_adapter.arg("--output").arg(bench.path("dog.png"));
+    as_adapter.arg("--adapter").arg(&run.dir);
+    let output = as_adapter.current_dir(ROOT).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        !output.status.success() && said.contains("give it as --model"),
+        "{said}"
+    );
     let texts = read_png_text(run.dir.join("samples/step-000004.png")).unwrap();
     let recipe = texts.iter().find(|(key, _)| key == "recipe").unwrap();
     assert!(recipe.1.contains("ema_decay = 0.5"), "{}", recipe.1);
+}
+
+#[test]
+fn overwriting_a_run_leaves_nothing_of_the_first_to_pass_for_the_second() {
+    let bench = Bench::new();
+    let run = recipe(&bench, "run", "kind = \"lora\"\nr = 4", "");
+    let first = run.clone().set("diffusion.train_text_encoder=true");
+    first.succeed(&["--quiet"]);
+    let sheet = run.dir.join("samples/step-000004.png");
+    let drawn = pictures(&sheet);
+    assert!(run.dir.join("adapter_text_encoder").is_dir());
+    let second = run.clone().set("run.overwrite=true").set("train.lr=2e-2");
+    second.succeed(&["--quiet"]);
+    assert!(!run.dir.join("adapter_text_encoder").exists());
+    assert!(difference(&pictures(&sheet), &drawn) > 1, "drawn anew");
 }
 
 #[test]
@@ -254,6 +287,15 @@ fn a_run_that_follows_pictures_shows_what_it_draws_after_the_first_photograph() 
         "[diffusion]\ncontrol = \"canny\"\ncanny_low = 20\ncanny_high = 60\n",
     );
     run.succeed(&["--quiet"]);
+    let blind = run
+        .clone()
+        .set("diffusion.canny_low=900")
+        .set("diffusion.canny_high=1000");
+    let said = String::from_utf8(blind.output(&["--dry-run"]).stderr).unwrap();
+    assert!(
+        said.contains("5 of 5 photographs") && said.contains("no edges"),
+        "{said}"
+    );
     let after = pictures(&run.dir.join("samples/step-000004.png"));
     let follow = [
         "--control",

@@ -108,12 +108,10 @@ fn write(
             Ok(Vec::new())
         }
         Layout::Diffusers => {
-            create_parent(output)?;
             write_diffusers_lora(output, &borrowed)?;
             Ok(Vec::new())
         }
         Layout::Kohya => {
-            create_parent(output)?;
             let model: KohyaModel = names.kohya_model();
             Ok(write_kohya(output, &borrowed, model, &names.modules())?)
         }
@@ -145,17 +143,6 @@ fn keep_control(args: &Args, output: &Path) -> Result<(), Failure> {
     }
     copy_folder(&control, &to)?;
     print(format!("wrote {}", to.display()))
-}
-
-fn create_parent(path: &Path) -> Result<(), Failure> {
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    let Some(parent) = parent else {
-        return Ok(());
-    };
-    std::fs::create_dir_all(parent)
-        .map_err(|error| Failure::run(format!("cannot create `{}`: {error}", parent.display())))
 }
 
 /// How two adapters differ.

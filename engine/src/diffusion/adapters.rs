@@ -8,7 +8,7 @@ use temper_adapters::peft::{AdapterFile, Module};
 use temper_adapters::{Adaptable, merge_into};
 
 use super::{Component, DiffusionError, Pipeline};
-use crate::run::note;
+use crate::run::{ADAPTERS, adapters_at, check_is_adapter, note};
 
 /// An adapter and how strongly it acts: `PATH` or `PATH:STRENGTH`.
 ///
@@ -69,8 +69,9 @@ pub(crate) fn read_adapter(
     path: &Path,
     modules: &Modules<'_>,
 ) -> Result<Vec<(formats::Component, AdapterFile)>, DiffusionError> {
+    check_is_adapter(path)?;
     let mut found = Vec::new();
-    for place in adapter_places(path) {
+    for place in adapters_at(path) {
         found.extend(read_place(&place, modules)?);
     }
     if let Some(run) = left_behind(path) {
@@ -108,24 +109,25 @@ pub(crate) fn read_part(
     component: Component,
     modules: &[Module],
 ) -> Result<AdapterFile, DiffusionError> {
+    check_is_adapter(path)?;
     let (all, folder) = match component {
         Component::Unet => (
             Modules {
                 unet: modules,
                 ..Modules::default()
             },
-            RUN_ADAPTERS[0],
+            ADAPTERS[0],
         ),
         _ => (
             Modules {
                 text_encoder: modules,
                 ..Modules::default()
             },
-            RUN_ADAPTERS[1],
+            ADAPTERS[1],
         ),
     };
     let own = path.join(folder);
-    let in_run = adapter_places(path).contains(&own);
+    let in_run = adapters_at(path).contains(&own);
     let parts = read_place(if in_run { &own } else { path }, &all)?;
     let parts = parts.into_iter();
     let parts: Vec<_> = parts.map(|(part, file)| (network_of(part), file)).collect();
@@ -143,23 +145,8 @@ pub(crate) fn read_part(
 fn left_behind(path: &Path) -> Option<PathBuf> {
     let run = path.parent()?;
     let is_of_unet = path.file_name()? == "adapter" && run.join("recipe.toml").is_file();
-    let other = run.join("adapter_text_encoder/adapter_config.json");
+    let other = run.join(ADAPTERS[1]).join("adapter_config.json");
     (is_of_unet && other.is_file()).then(|| run.to_owned())
-}
-
-/// Where a run leaves the adapters of its networks.
-const RUN_ADAPTERS: [&str; 3] = ["adapter", "adapter_text_encoder", "adapter_text_encoder_2"];
-
-/// Where the adapters that `path` stands for lie: itself, or all that a run left if it is a run directory.
-pub(crate) fn adapter_places(path: &Path) -> Vec<PathBuf> {
-    let has = |folder: &Path| folder.join("adapter_config.json").is_file();
-    let is_run = path.join("recipe.toml").is_file() && !has(path);
-    let folders = RUN_ADAPTERS.into_iter().map(|name| path.join(name));
-    let found: Vec<PathBuf> = folders.filter(|folder| is_run && has(folder)).collect();
-    if found.is_empty() {
-        return vec![path.to_owned()];
-    }
-    found
 }
 
 /// The encoder of control pictures that was trained with an adapter: `control` in its directory, in its run or beside it.

@@ -8,7 +8,7 @@ use temper_datasets::DataError;
 use temper_models::ModelError;
 
 use crate::hub::HubError;
-use crate::run::RunError;
+use crate::run::{NotThat, RunError};
 
 /// Why a pipeline could not be loaded, saved or sampled from.
 #[derive(Debug, thiserror::Error)]
@@ -145,6 +145,9 @@ pub enum DiffusionError {
         /// The reason.
         source: Box<FormatError>,
     },
+    /// Something else where an adapter was asked for.
+    #[error(transparent)]
+    NotAnAdapter(#[from] NotThat),
     /// An adapter for other networks than the one at hand.
     #[error("the adapter `{}` is for {found}, not for {wanted}", path.display())]
     NoPart {

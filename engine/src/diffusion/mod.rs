@@ -18,7 +18,7 @@ mod trained_with;
 mod training;
 
 pub use adapters::{AdapterChoice, apply_adapters};
-pub(crate) use adapters::{adapter_places, control_of, read_adapter, read_part};
+pub(crate) use adapters::{control_of, read_adapter, read_part};
 pub(crate) use checks::Parts;
 pub use denoise::{Denoiser, Guidance};
 pub use error::DiffusionError;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::run::RunError;
+use crate::run::{NotThat, RunError};
 
 /// What can go wrong on the way to a model or dataset. No message ever holds the access token.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +16,9 @@ pub enum HubError {
         /// What was asked for.
         spec: String,
     },
+    /// Something else where a model was asked for.
+    #[error(transparent)]
+    NotAModel(#[from] NotThat),
     /// A revision that no repository can have.
     #[error(
         "`{revision}` cannot be a revision of `{repo}`; give a branch, tag or commit, such as \

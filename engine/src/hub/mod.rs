@@ -24,12 +24,12 @@ pub(crate) use address::is_loopback;
 pub use config::HubConfig;
 pub use error::HubError;
 
-use crate::run::note;
+use crate::run::{model_at, note};
 use cache::RepoCache;
 use client::Client;
 use spec::{RepoSpec, Spec};
 
-/// The directory of a model: `spec` itself if that exists, else a snapshot of `org/name[@revision]`
+/// The directory of a model: `spec` itself if that exists, or the `model` of a run that trained all weights, else a snapshot of `org/name[@revision]`
 /// in the cache, downloaded as far as it is missing. Settings come from the environment
 /// ([`HubConfig::from_env`]).
 ///
@@ -51,7 +51,7 @@ pub fn resolve_model(spec: &str) -> Result<PathBuf, HubError> {
 /// [`HubError`] saying what is missing and where it was looked for.
 pub fn resolve_model_with(spec: &str, config: &HubConfig) -> Result<PathBuf, HubError> {
     let repo = match Spec::model(spec)? {
-        Spec::Local { path, .. } => return Ok(path),
+        Spec::Local { path, .. } => return Ok(model_at(path)?),
         Spec::Remote(repo) => repo,
     };
     let choose = |names: &[String]| select::model_files(&repo, names);

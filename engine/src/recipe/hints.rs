@@ -46,6 +46,10 @@ const ALIASES: &[(&str, &str)] = &[
     ("patience", "train.early_stopping_patience"),
     ("lora_r", "adapter.r"),
     ("lora_rank", "adapter.r"),
+    ("network_dim", "adapter.r"),
+    ("network_alpha", "adapter.lora_alpha"),
+    ("network_dropout", "adapter.lora_dropout"),
+    ("network_module", "adapter.kind"),
     ("rank", "adapter.r"),
     ("alpha", "adapter.lora_alpha"),
     ("dropout", "adapter.lora_dropout"),
@@ -117,6 +121,10 @@ const ALIASES: &[(&str, &str)] = &[
     ("center_crop", "images.crop"),
     ("random_crop", "images.crop"),
     ("random_flip", "images.flip"),
+    ("flip_aug", "images.flip"),
+    ("reg_data_dir", "images.class_dir"),
+    ("num_reg_images", "images.num_class_images"),
+    ("cache_latents_to_disk", "images.cache_latents"),
     ("enable_bucket", "images.buckets"),
     ("bucket_reso_steps", "images.bucket_step"),
     ("caption_dropout_rate", "images.caption_dropout"),
@@ -129,10 +137,17 @@ const ALIASES: &[(&str, &str)] = &[
     ("v_parameterization", "diffusion.prediction_type"),
     ("use_ema", "diffusion.ema_decay"),
     ("text_encoder_learning_rate", "diffusion.text_encoder_lr"),
+    ("unet_lr", "train.lr"),
+    ("max_train_epochs", "train.epochs"),
+    ("save_every_n_steps", "train.save_every"),
+    ("save_every_n_epochs", "train.save_every"),
+    ("output_name", "run.name"),
     ("validation_prompt", "sample.prompts"),
     ("sample_prompts", "sample.prompts"),
     ("validation_epochs", "sample.every"),
     ("sample_every_n_steps", "sample.every"),
+    ("sample_every_n_epochs", "sample.every"),
+    ("sample_sampler", "sample.scheduler"),
     ("num_inference_steps", "sample.steps"),
     ("sampler", "sample.scheduler"),
     ("cfg", "sample.guidance_scale"),
@@ -164,6 +179,9 @@ const ALIASES: &[(&str, &str)] = &[
 const PRECISION: &str = "write `compute = \"bf16\"` (or \"f16\", \"f32\") in `[precision]`";
 const QUANTISED: &str =
     "quantised weights are not supported; write `compute = \"bf16\"` in `[precision]`";
+const CONDITIONING: &str = "name the picture to follow as `conditioning_image` in each line of `metadata.jsonl`, and write \
+    `control = \"metadata\"` in `[diffusion]`";
+const UNET_ONLY: &str = "the U-Net is always trained; `train_text_encoder` in `[diffusion]` says whether the text encoder is as well";
 const KEY: &str = "recipes are copied into run directories: put the key into an environment \
     variable and write its name, `api_key_env = \"OPENAI_API_KEY\"`";
 
@@ -181,6 +199,22 @@ const ADVICE: &[(&str, &str)] = &[
     ("mixed_precision", PRECISION),
     ("load_in_4bit", QUANTISED),
     ("load_in_8bit", QUANTISED),
+    ("network_train_unet_only", UNET_ONLY),
+    ("network_train_text_encoder_only", UNET_ONLY),
+    (
+        "num_repeats",
+        "photographs are shown in turn until `train.steps` are done: no repeats are needed",
+    ),
+    (
+        "repeats",
+        "photographs are shown in turn until `train.steps` are done: no repeats are needed",
+    ),
+    ("conditioning_data_dir", CONDITIONING),
+    ("cond_image_dir", CONDITIONING),
+    (
+        "network_weights",
+        "a run of images begins with a new adapter; fold the other one into the model with `temper merge` first",
+    ),
     ("api_key", KEY),
     ("openai_api_key", KEY),
     ("lora", "write `[adapter]` with `kind = \"lora\"`"),

@@ -51,23 +51,44 @@ pub(super) fn schema_of<K: Kind>() -> Value {
 }
 
 /// The documentation of one key, such as `train.lr`, or of a section; `None` if there is no such
-/// key. Keys of recipes for language models come first, then those for images, then those of
-/// recipes for `temper bootstrap`.
+/// key. Where recipes for language models, for images and for `temper bootstrap` mean different
+/// things by it, each meaning is said.
 ///
 /// ```
 /// let text = temper_engine::recipe::explain("train.schedule").unwrap();
 /// assert!(text.contains("default: `cosine`"));
 /// ```
 pub fn explain(key: &str) -> Option<String> {
-    let root = [schema(), diffusion_schema(), bootstrap_schema()]
-        .into_iter()
-        .find(|root| lookup(root, key).is_some())?;
-    let here = lookup(&root, key)?;
+    let kinds = [
+        ("language models", schema()),
+        ("images", diffusion_schema()),
+        ("`temper bootstrap`", bootstrap_schema()),
+    ];
+    let mut told: Vec<(&str, String)> = Vec::new();
+    for (kind, root) in &kinds {
+        let Some(text) = explain_in(root, key) else {
+            continue;
+        };
+        if told.iter().all(|(_, other)| *other != text) {
+            told.push((kind, text));
+        }
+    }
+    if let [(_, only)] = told.as_slice() {
+        return Some(only.clone());
+    }
+    let headed = told
+        .iter()
+        .map(|(kind, text)| format!("In recipes for {kind}:\n\n{text}"));
+    (!told.is_empty()).then(|| headed.collect::<Vec<_>>().join("\n"))
+}
+
+fn explain_in(root: &Value, key: &str) -> Option<String> {
+    let here = lookup(root, key)?;
     let mut text = format!("{key}: {}\n\n{}\n", describe(here), documentation(here));
     for (value, meaning) in variants(here) {
         let _ = writeln!(text, "  `{value}`  {meaning}");
     }
-    let required = is_required(&root, key);
+    let required = is_required(root, key);
     if let Some(default) = here.get("default") {
         let _ = writeln!(text, "default: `{}`", plain(default));
     } else if required {

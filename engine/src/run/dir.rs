@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::lock::LOCK;
+use super::results::ADAPTERS;
 use super::{CheckpointStore, RunError, RunLock, write_atomic};
 
 /// How a run begins.
@@ -41,8 +42,9 @@ pub struct RunDir {
     _lock: RunLock,
 }
 
-/// Everything a run writes, folders included. Only these are ever overwritten.
-const OWN: [&str; 17] = [
+/// Everything a run writes, folders included. Only these are ever overwritten; `cache` stays, because its entries are named after
+/// what they were made from.
+const OWN: [&str; 21] = [
     "recipe.toml",
     "environment.json",
     "metrics.jsonl",
@@ -50,8 +52,12 @@ const OWN: [&str; 17] = [
     "curve.svg",
     "checkpoints",
     "evals",
-    "adapter",
+    ADAPTERS[0],
+    ADAPTERS[1],
+    ADAPTERS[2],
+    "control",
     "model",
+    "samples",
     "feedback_log.json",
     "summary.json",
     "samples.json",
@@ -255,6 +261,9 @@ mod tests {
         let run = RunDir::create(&path, RunMode::Fresh).unwrap();
         fs::write(run.metrics(), b"{}\n").unwrap();
         fs::write(path.join("my notes.txt"), b"keep").unwrap();
+        for result in ["samples", "adapter_text_encoder", "control"] {
+            fs::create_dir(path.join(result)).unwrap();
+        }
         path
     }
 
@@ -278,6 +287,10 @@ mod tests {
         let path = used_run(parent.path());
         let run = RunDir::create(&path, RunMode::Overwrite).unwrap();
         assert!(!run.metrics().exists());
+        // What an earlier run drew or left beside its adapter would pass for that of the new one.
+        for result in ["samples", "adapter_text_encoder", "control"] {
+            assert!(!path.join(result).exists(), "{result}");
+        }
         assert!(path.join("my notes.txt").exists());
     }
 

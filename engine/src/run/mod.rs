@@ -22,6 +22,7 @@ mod lock;
 mod memory;
 mod metrics;
 mod progress;
+mod results;
 mod signals;
 mod store;
 mod summary;
@@ -35,6 +36,7 @@ pub use lock::RunLock;
 pub use memory::{available_bytes, peak_resident_bytes, resident_bytes};
 pub use metrics::{EvalMetric, Items, Metric, MetricsWriter, Row, TaskMetric, Unit, read_metrics};
 pub use progress::{Progress, Verbosity, note};
+pub use results::NotThat;
 pub use signals::Signals;
 pub use store::{
     Checkpoint, CheckpointStore, CheckpointWriter, Found, Manifest, ManifestFile, Skipped, verify,
@@ -43,4 +45,6 @@ pub use store::{
 pub use summary::Summary;
 
 pub(crate) use lock::LOCK;
+pub(crate) use progress::printable;
+pub(crate) use results::{ADAPTERS, adapters_at, check_is_adapter, model_at};
 pub(crate) use store::{hash_file, hex, is_safe_relative, write_atomic_with};

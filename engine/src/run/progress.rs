@@ -3,6 +3,7 @@
 //! On a terminal a bar; elsewhere plain lines, few enough for a log file; in silent mode nothing.
 //! No colours, so there is nothing for `NO_COLOR` to switch off.
 
+use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
@@ -177,7 +178,24 @@ impl Drop for Progress {
 
 /// Prints one line on stderr. A closed stderr is no reason to end a run.
 pub fn note(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "{}", printable(text));
+}
+
+/// The text with control characters written out, so that a file's name cannot command the terminal. Line ends and tabs stay.
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
+    let commands = |c: char| c.is_control() && c != '\n' && c != '\t';
+    if !text.contains(commands) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if commands(c) {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    Cow::Owned(out)
 }
 
 fn bar(label: &str, total: u64, unit: Unit) -> ProgressBar {
@@ -279,6 +297,13 @@ mod tests {
         assert!(due(12, 43), "half a minute later");
         assert!(due(100, 43), "the end");
         assert!(!due(100, 44), "the end once");
+    }
+
+    #[test]
+    fn names_of_files_cannot_command_the_terminal() {
+        let name = "`dog\u{1b}[2J\r.png`\n\tü";
+        assert_eq!(printable(name), "`dog\\u{1b}[2J\\r.png`\n\tü");
+        assert!(matches!(printable("plain\n"), Cow::Borrowed(_)));
     }
 
     #[test]

@@ -15,11 +15,11 @@ use temper_models::{Llama, Unet};
 use crate::Failure;
 use crate::device::{self, OpenDevice};
 use crate::diffusion::{
-    AdapterChoice, Component, DiffusionError, ModelIndex, adapter_places, read_part, unet_of_file,
+    AdapterChoice, Component, DiffusionError, ModelIndex, read_part, unet_of_file,
 };
 use crate::hub;
 use crate::loading::read_adapter;
-use crate::run::verify;
+use crate::run::{model_at, verify};
 
 /// Energy of each layer, in the order of the network: linear layers, then convolutions.
 #[derive(Clone, Debug, Default)]
@@ -146,7 +146,9 @@ impl Base {
     /// Energies of the layers that an adapter changes; of a model trained in full, of all layers.
     pub(super) fn with_adapter(&self, choice: &AdapterChoice) -> Result<Energies, Failure> {
         let path = choice.path.as_path();
-        let full = [path.to_owned(), path.join("unet")]
+        // A run that trained all weights stands for the model it left.
+        let model = model_at(path.to_owned()).unwrap_or_else(|_| path.to_owned());
+        let full = [model.join("unet"), model]
             .into_iter()
             .find(|place| place.join("config.json").is_file() || is_whole_model(place));
         if let Some(directory) = full {
@@ -154,12 +156,19 @@ impl Base {
                 let message = format!("`{}` is a model, which has no strength", path.display());
                 return Err(Failure::usage(message));
             }
-            return Ok(Network::load(&directory, &self.device)?.energies(|_| true));
+            let mut network = Network::load(&directory, &self.device)?;
+            if network.adaptable().modules() != self.network.clone().adaptable().modules() {
+                let (path, base) = (path.display(), self.directory.display());
+                let message = format!("`{path}` has other layers than the base `{base}`");
+                return Err(Failure::usage(message)
+                    .with_hint("give the model that it was trained from as --model"));
+            }
+            return Ok(network.energies(|_| true));
         }
         let mut network = self.network.clone();
         let file = match &network {
             Network::Unet(unet) => read_part(path, Component::Unet, &unet.modules())?,
-            Network::Language(_) => read_adapter(&adapter_places(path)[0])?,
+            Network::Language(_) => read_adapter(path)?,
         };
         attach_scaled(network.adaptable(), &file, choice.strength)
             .map_err(|error| DiffusionError::adapter(path, error))?;

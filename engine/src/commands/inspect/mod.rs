@@ -16,14 +16,14 @@ use serde_json::Value;
 use super::output::print;
 use super::report::Report;
 use crate::Failure;
-use crate::diffusion::adapter_places;
 use crate::hub;
+use crate::run::{adapters_at, printable};
 use thing::{Kind, Thing};
 
 /// Arguments of `temper inspect`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Model, pipeline, adapter, run or checkpoint directory, weights, dataset, tokenizer, recipe or picture
+    /// Model, pipeline, adapter, run or checkpoint directory, weights, dataset, tokenizer, recipe, picture or folder of pictures
     path: PathBuf,
     /// Of an adapter, or of the adapters of a run: check that it fits this model, pipeline or weights file
     #[arg(long, value_name = "DIR")]
@@ -48,7 +48,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         print(format!("{all:#}"))?;
     } else {
         let all: Vec<String> = reports.iter().map(|(report, _)| report.to_text()).collect();
-        print(all.join("\n\n"))?;
+        print(printable(&all.join("\n\n")))?;
     }
     // What is wrong has been printed.
     if reports.iter().all(|(_, is_sound)| *is_sound) {
@@ -61,7 +61,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 /// An adapter, or all adapters of a run, compared with a model.
 fn check(thing: &Thing, model: &Path) -> Result<Vec<(Report, bool)>, Failure> {
     let path = &thing.path;
-    let places = adapter_places(path);
+    let places = adapters_at(path);
     match thing.kind {
         Kind::Adapter => Ok(vec![adapter::inspect(path, Some(model))?]),
         Kind::AdapterFile => Ok(vec![foreign::inspect_adapter(path, Some(model))?]),
@@ -95,6 +95,7 @@ fn inspect(thing: &Thing) -> Result<(Report, bool), Failure> {
         Kind::Pipeline => pipeline::inspect_pipeline(path)?,
         Kind::Scheduler => (pipeline::inspect_scheduler(path)?, true),
         Kind::ClipTokenizer => (pipeline::inspect_clip_tokenizer(path)?, true),
+        Kind::Pictures => pipeline::inspect_pictures(path)?,
         Kind::Picture => (pipeline::inspect_picture(path)?, true),
         Kind::Weights => (model::inspect_weights(path)?, true),
         Kind::Tokenizer => (files::inspect_tokenizer(path)?, true),

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use temper_adapters::peft::{Module, ModuleKind};
 use temper_adapters::weights::Checkpoint;
-use temper_models::{ClipTextConfig, ModelError, UnetConfig, VaeConfig};
+use temper_models::{ClipTextConfig, ControlConfig, ModelError, UnetConfig, VaeConfig};
 
 use super::model::{has_weights, say_fit, totals};
 use crate::Failure;
@@ -18,6 +18,7 @@ pub(super) enum Network {
     Unet(UnetConfig),
     Vae(VaeConfig),
     Text(ClipTextConfig),
+    Control(ControlConfig),
 }
 
 impl Network {
@@ -31,6 +32,9 @@ impl Network {
                 Some(UnetConfig::from_json(&config).map(Self::Unet))
             }
             (Some("AutoencoderKL"), _) => Some(VaeConfig::from_json(&config).map(Self::Vae)),
+            (Some("ControlNetConditioningEmbedding"), _) => {
+                Some(ControlConfig::from_json(&config).map(Self::Control))
+            }
             (_, Some("clip_text_model")) => {
                 Some(ClipTextConfig::from_json(&config).map(Self::Text))
             }
@@ -44,6 +48,7 @@ impl Network {
             Self::Vae(_) => "AutoencoderKL",
             Self::Text(config) if config.projection.is_some() => "CLIPTextModelWithProjection",
             Self::Text(_) => "CLIPTextModel",
+            Self::Control(_) => "ControlNetConditioningEmbedding",
         }
     }
 
@@ -52,6 +57,7 @@ impl Network {
             Self::Unet(config) => config.parameter_count(),
             Self::Vae(config) => config.parameter_count(),
             Self::Text(config) => config.parameter_count(),
+            Self::Control(config) => config.parameter_count(),
         }
     }
 
@@ -60,6 +66,7 @@ impl Network {
             Self::Unet(config) => config.modules(),
             Self::Vae(config) => config.modules(),
             Self::Text(config) => config.modules(),
+            Self::Control(config) => config.modules(),
         }
     }
 
@@ -68,6 +75,7 @@ impl Network {
             Self::Unet(config) => config.tensors(),
             Self::Vae(config) => config.tensors(),
             Self::Text(config) => config.tensors(),
+            Self::Control(config) => config.tensors(),
         }
     }
 
@@ -78,6 +86,10 @@ impl Network {
             Self::Unet(config) => unet(config, report),
             Self::Vae(config) => vae(config, report),
             Self::Text(config) => text(config, report),
+            Self::Control(config) => {
+                report.fact("pixels_per_latent", config.reduction());
+                report.note("the encoder of control pictures: give it to `temper sample --control` with --control-model");
+            }
         }
         if matches!(self, Self::Unet(_) | Self::Text(_)) {
             targets(&self.modules(), report);
@@ -205,7 +217,7 @@ fn fit(network: &Network, weights: &Checkpoint, report: &mut Report) -> bool {
 /// The name that newer files have for a tensor.
 fn today(network: &Network, name: &str) -> String {
     match network {
-        Network::Unet(_) => name.to_owned(),
+        Network::Unet(_) | Network::Control(_) => name.to_owned(),
         Network::Vae(_) => [
             (".query.", ".to_q."),
             (".key.", ".to_k."),

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use temper_adapters::weights::Checkpoint;
 use temper_datasets::ClipTokenizer;
-use temper_datasets::images::{read, read_png_text};
+use temper_datasets::images::{caption_beside, list, read, read_png_text};
 use temper_models::SchedulerConfig;
 
 use super::network::Network;
@@ -116,6 +116,7 @@ fn check(networks: &[Network], tokenizers: &[ClipTokenizer]) -> Option<String> {
             Network::Unet(config) => unet = Some(config),
             Network::Vae(config) => vae = Some(config),
             Network::Text(config) => texts.push(config),
+            Network::Control(_) => {}
         }
     }
     let parts = Parts {
@@ -143,6 +144,33 @@ pub(super) fn inspect_scheduler(path: &Path) -> Result<Report, Failure> {
     Ok(report)
 }
 
+/// A folder of pictures. The second value is whether all of them can be read.
+pub(super) fn inspect_pictures(path: &Path) -> Result<(Report, bool), Failure> {
+    let mut report = Report::new("pictures", path);
+    let files = list(path, false)?;
+    report.fact("pictures", files.len());
+    let (mut rows, mut broken) = (Vec::new(), Vec::new());
+    for file in &files {
+        let name = file.file_name().map(|name| name.to_string_lossy());
+        match read(file) {
+            Ok(photo) => rows.push(vec![
+                json!(name),
+                json!(photo.width),
+                json!(photo.height),
+                json!(caption_beside(file)?),
+            ]),
+            Err(error) => broken.push(error.to_string()),
+        }
+    }
+    report.table("readable", &["file", "width", "height", "caption"], rows);
+    report.fact("unreadable", broken.len());
+    for problem in &broken {
+        report.note(problem.as_str());
+    }
+    report.note("`temper data preview RECIPE` shows what a recipe makes of them");
+    Ok((report, broken.is_empty()))
+}
+
 /// The vocabulary of CLIP.
 pub(super) fn inspect_clip_tokenizer(path: &Path) -> Result<Report, Failure> {
     let tokenizer = ClipTokenizer::load(path)?;
@@ -152,12 +180,18 @@ pub(super) fn inspect_clip_tokenizer(path: &Path) -> Result<Report, Failure> {
     Ok(report)
 }
 
-/// A PNG: its size, and what it says about itself.
+/// A picture: its size as it is trained on, and what a PNG says about itself.
 pub(super) fn inspect_picture(path: &Path) -> Result<Report, Failure> {
     let photo = read(path)?;
     let mut report = Report::new("picture", path);
     report.fact("width", photo.width);
     report.fact("height", photo.height);
+    let is_png = path
+        .extension()
+        .is_some_and(|kind| kind.eq_ignore_ascii_case("png"));
+    if !is_png {
+        return Ok(report);
+    }
     for (key, text) in read_png_text(path)? {
         if key != crate::commands::sample::RECIPE {
             report.note(format!("{key}: {text}"));

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use temper_datasets::images::list;
+
 use super::foreign::layout;
 use crate::Failure;
 use crate::data_source::has_tokenizer;
@@ -32,6 +34,7 @@ pub(super) enum Kind {
     Scheduler,
     ClipTokenizer,
     Picture,
+    Pictures,
 }
 
 impl Kind {
@@ -49,6 +52,7 @@ impl Kind {
             Self::Pipeline => "a pipeline",
             Self::Scheduler => "a scheduler",
             Self::Picture => "a picture",
+            Self::Pictures => "a folder of pictures",
         }
     }
 }
@@ -66,11 +70,19 @@ impl Thing {
             file(path)
         };
         let (kind, path) = found.ok_or_else(|| unknown(path))?;
+        let inside = foreign_adapter(path).filter(|_| kind == Kind::AdapterFile);
         Ok(Self {
             kind,
-            path: path.to_owned(),
+            path: inside.unwrap_or_else(|| path.to_owned()),
         })
     }
+}
+
+/// The file of an adapter in the directory that diffusers writes for it.
+fn foreign_adapter(directory: &Path) -> Option<PathBuf> {
+    let file = directory.join("pytorch_lora_weights.safetensors");
+    let is_peft = directory.join("adapter_config.json").is_file();
+    (file.is_file() && !is_peft).then_some(file)
 }
 
 fn directory(path: &Path) -> Option<Kind> {
@@ -89,10 +101,14 @@ fn directory(path: &Path) -> Option<Kind> {
         Some(Kind::Scheduler)
     } else if has("model.safetensors") || has("model.safetensors.index.json") {
         Some(Kind::Weights)
+    } else if foreign_adapter(path).is_some() {
+        Some(Kind::AdapterFile)
     } else if has_tokenizer(path) {
         Some(Kind::Tokenizer)
     } else if has("vocab.json") && has("merges.txt") {
         Some(Kind::ClipTokenizer)
+    } else if list(path, false).is_ok() {
+        Some(Kind::Pictures)
     } else {
         temper_datasets::reader::data_files(&[path.to_owned()])
             .ok()
@@ -119,7 +135,9 @@ fn file(path: &Path) -> Option<(Kind, &Path)> {
         ("config.json", _) => (Kind::Model, directory),
         ("model_index.json", _) => (Kind::Pipeline, directory),
         ("scheduler_config.json", _) => (Kind::Scheduler, directory),
-        (_, "png") => (Kind::Picture, path),
+        (_, "png" | "jpg" | "jpeg" | "webp" | "bmp" | "gif" | "tif" | "tiff") => {
+            (Kind::Picture, path)
+        }
         ("manifest.json", _) => (Kind::Checkpoint, directory),
         (name, _) if name.ends_with(".safetensors.index.json") => (Kind::Weights, directory),
         (_, "safetensors") if layout(path).is_some() => (Kind::AdapterFile, path),
@@ -168,6 +186,6 @@ fn unknown(path: &Path) -> Failure {
         "it looks at model directories (`config.json`), pipelines (`model_index.json`), adapters (`adapter_config.json`), run directories \
          (`recipe.toml`), checkpoints (`manifest.json`), weights (`.safetensors`), tokenizers \
          (`tokenizer.json`, `tokenizer.model`), datasets (`.json`, `.jsonl`, `.txt`, `.parquet`), recipes (`.toml`) \
-         and pictures (`.png`)",
+         and pictures",
     )
 }

@@ -10,7 +10,6 @@ use temper_models::{Llama, ModelError};
 
 use super::{Args, Comparison, file_dtype};
 use crate::commands::output::print;
-use crate::diffusion::adapter_places;
 use crate::loading::{LoadOptions, LoadedModel};
 use crate::{Failure, device, run};
 
@@ -50,7 +49,7 @@ pub(super) fn merge(args: &Args, directory: PathBuf) -> Result<(), Failure> {
     };
     let options = LoadOptions {
         model: args.model.clone(),
-        adapter: adapter_places(&adapter.path).into_iter().next(),
+        adapter: Some(adapter.path.clone()),
         device: args.device.clone(),
         dtype: Some(held),
     };

@@ -369,7 +369,7 @@ impl<'a> Places<'a> {
             );
             return Err(Failure::usage(message).with_hint("name a directory"));
         }
-        if !single && output.is_file() {
+        if !single && (output.is_file() || is_other_picture(output)) {
             let message = format!("--output `{}` is no `.png` file", output.display());
             return Err(Failure::usage(message).with_hint("name a `.png` file or a directory"));
         }
@@ -446,6 +446,13 @@ impl<'a> Places<'a> {
         }
         Ok(())
     }
+}
+
+/// A name that a person would read as the file of a picture, of a kind that is not written.
+fn is_other_picture(path: &Path) -> bool {
+    const ENDINGS: [&str; 7] = ["jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff"];
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    !path.is_dir() && ending.is_some_and(|ending| ENDINGS.contains(&ending.to_lowercase().as_str()))
 }
 
 /// The same for two ways to write one path.

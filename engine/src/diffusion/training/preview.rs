@@ -10,6 +10,7 @@ use super::prior;
 use super::remarks::remarks;
 use crate::Failure;
 use crate::recipe::{DiffusionRecipe, ImagesKind, shorten};
+use crate::run::printable;
 
 /// A table of the first `rows` pictures (all of them, if it is `None`), and what becomes of them.
 ///
@@ -48,7 +49,7 @@ pub fn preview(recipe: &DiffusionRecipe, rows: Option<usize>) -> Result<String, 
             .into_iter()
             .map(|remark| format!("note: {remark}")),
     );
-    Ok(lines.join("\n"))
+    Ok(printable(&lines.join("\n")).into_owned())
 }
 
 /// A line for each picture, in columns.

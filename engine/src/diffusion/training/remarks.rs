@@ -1,6 +1,6 @@
 //! What happens to images and captions that their owner may not expect.
 
-use temper_datasets::images::{ImageEntry, ImageLoader};
+use temper_datasets::images::{Hints, ImageEntry, ImageLoader};
 
 use crate::Failure;
 use crate::diffusion::Pipeline;
@@ -11,7 +11,34 @@ const NAMED: usize = 3;
 
 /// What shows without a model.
 pub(super) fn remarks(loader: &ImageLoader) -> Vec<String> {
-    enlarged(loader).into_iter().chain(small(loader)).collect()
+    let all = [enlarged(loader), small(loader), blank(loader)];
+    all.into_iter().flatten().collect()
+}
+
+/// Photographs in which no edges are found have nothing to be followed. A few of many tell.
+fn blank(loader: &ImageLoader) -> Option<String> {
+    const LOOKED_AT: usize = 16;
+    let set = loader.instance();
+    if !matches!(set.config().hints, Hints::Canny { .. }) {
+        return None;
+    }
+    let (side, all) = (loader.config().resolution, set.entries().len());
+    let looked = all.min(LOOKED_AT);
+    let is_blank = |index: &usize| {
+        // What cannot be read is reported when it is trained on.
+        let edges = set.hint(*index, (side, side)).ok().flatten();
+        edges.is_some_and(|edges| edges.rgb.iter().all(|value| *value == 0))
+    };
+    let spread = (0..looked).map(|number| number * all / looked);
+    let blank: Vec<&ImageEntry> = spread
+        .filter(is_blank)
+        .map(|index| &set.entries()[index])
+        .collect();
+    (!blank.is_empty()).then(|| format!(
+        "{} of {looked} photographs that were looked at have no edges at these thresholds, so that there is nothing to follow; lower `diffusion.canny_high` and `canny_low`: {}",
+        blank.len(),
+        named(&blank, |entry| file(entry))
+    ))
 }
 
 fn enlarged(loader: &ImageLoader) -> Option<String> {

@@ -15,12 +15,9 @@ use temper_adapters::{Adaptable, adapter_file};
 use super::networks::{CONTROL, Networks, Stage, UNET};
 use crate::Failure;
 use crate::diffusion::{self, SavePipeline};
-use crate::run::RunDir;
+use crate::run::{ADAPTERS, RunDir};
 
 const SHARD: u64 = 5_000_000_000;
-
-/// Directories of the adapters of the U-Net and of the text encoders.
-const ADAPTERS: [&str; 3] = ["adapter", "adapter_text_encoder", "adapter_text_encoder_2"];
 
 /// Configurations of the adapters that were trained.
 #[derive(Debug)]

@@ -58,6 +58,8 @@ pub struct EdgeSummary {
     pub map_threshold: u8,
     /// Control maps with other values than black and white.
     pub grey_maps: u64,
+    /// Control maps without an edge, where a picture without edges is right.
+    pub blank_maps: u64,
     /// Control maps without a picture.
     pub unused_maps: u64,
     /// Share of pixels that differ, mean over pictures.
@@ -117,11 +119,18 @@ pub struct EdgeRow {
 }
 
 impl EdgeSummary {
-    fn tell_grey_maps(&self) {
+    /// Says what of the maps the scores alone do not show.
+    fn tell_maps(&self) {
         if self.grey_maps > 0 {
             note(&format!(
                 "{} control maps are not black and white: pixels from brightness {EDGE} on are taken as edges",
                 self.grey_maps
+            ));
+        }
+        if self.blank_maps > 0 {
+            note(&format!(
+                "warning: {} of {} control maps have no edge; a picture without edges scores 1 there, whatever it shows",
+                self.blank_maps, self.pictures
             ));
         }
     }
@@ -150,8 +159,16 @@ impl EdgeRow {
 /// What comes of one picture.
 enum Compared {
     LeftOut(LeftOut),
-    /// Its edges, and whether the map has other values than black and white.
-    Scored(EdgeCounts, bool),
+    Scored(EdgeCounts, MapKind),
+}
+
+/// What a control map is like.
+#[derive(Clone, Copy, Debug)]
+struct MapKind {
+    /// It has other values than black and white.
+    grey: bool,
+    /// It has no edge.
+    blank: bool,
 }
 
 /// Compares edges. Rows are in the order of the pictures.
@@ -173,17 +190,19 @@ pub(crate) fn measure_edges(
         .par_iter()
         .map(|(map, picture)| compare(picture, map, request))
         .collect::<Result<_, EvalError>>()?;
-    let (mut all, mut pooled, mut grey_maps) = (Vec::new(), EdgeCounts::default(), 0);
+    let (mut all, mut pooled) = (Vec::new(), EdgeCounts::default());
+    let [mut grey_maps, mut blank_maps] = [0; 2];
     for ((map, picture), compared) in pairs.iter().zip(compared) {
         match compared {
             Compared::LeftOut(one) => {
                 rows.push(EdgeRow::left_out(&one));
                 left_out.add(one);
             }
-            Compared::Scored(counts, grey) => {
+            Compared::Scored(counts, kind) => {
                 rows.push(EdgeRow::scored(picture, map, counts.scores()));
                 pooled.join(&counts);
-                grey_maps += u64::from(grey);
+                grey_maps += u64::from(kind.grey);
+                blank_maps += u64::from(kind.blank);
                 all.push(counts.scores());
             }
         }
@@ -201,13 +220,14 @@ pub(crate) fn measure_edges(
         thresholds: [request.low, request.high],
         map_threshold: EDGE,
         grey_maps,
+        blank_maps,
         unused_maps: (maps.len() - used.len()) as u64,
         l1: figure(|scores| scores.l1),
         iou: figure(|scores| scores.iou),
         f1: figure(|scores| scores.f1),
         pooled: pooled.scores(),
     };
-    summary.tell_grey_maps();
+    summary.tell_maps();
     Ok((summary, rows))
 }
 
@@ -251,9 +271,13 @@ fn compare(picture: &Path, map: &Path, request: &EdgeRequest) -> Result<Compared
         )
     };
     let found = canny(&photo, request.low, request.high)?;
+    let kind = MapKind {
+        grey,
+        blank: wanted.iter().all(|edge| *edge == 0),
+    };
     let mut counts = EdgeCounts::default();
     counts.add(&found, &wanted)?;
-    Ok(Compared::Scored(counts, grey))
+    Ok(Compared::Scored(counts, kind))
 }
 
 /// Compares label maps.

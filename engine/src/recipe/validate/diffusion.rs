@@ -3,6 +3,8 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
+use temper_datasets::images::Buckets;
+
 use super::{Checker, HeldOut};
 use crate::recipe::{
     AdapterKind, CaptionsFrom, Control, Diffusion, DiffusionModel, DiffusionRecipe, Images,
@@ -147,6 +149,11 @@ impl Checker<'_> {
                 format!("write {near}"),
             );
         }
+        self.buckets(images);
+        self.masks(images);
+    }
+
+    fn buckets(&mut self, images: &Images) {
         if images.buckets && !images.bucket_step.is_multiple_of(8) {
             self.problem(
                 &["images.bucket_step"],
@@ -156,6 +163,15 @@ impl Checker<'_> {
                 ),
                 "64 is usual",
             );
+        } else if images.buckets {
+            let buckets = Buckets::around(images.resolution, images.bucket_step);
+            if let Err(error) = buckets.sizes(images.resolution) {
+                self.problem(
+                    &["images.bucket_step", "images.resolution"],
+                    error.to_string(),
+                    "write a smaller `bucket_step`, such as 8",
+                );
+            }
         }
         if images.bucket_step != Images::default().bucket_step && !images.buckets {
             self.problem(
@@ -164,7 +180,6 @@ impl Checker<'_> {
                 "add `buckets = true`, or take it out",
             );
         }
-        self.masks(images);
     }
 
     fn masks(&mut self, images: &Images) {
