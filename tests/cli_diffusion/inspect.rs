@@ -145,15 +145,8 @@ fn folders_of_pictures_of_adapters_and_of_control_encoders_are_recognised() {
     let pipeline = path("tests/golden/diffusion/pipeline");
     let lora = super::adapters::lora(&pipeline.join("unet"), folder.path());
     let written = folder.path().join("for-diffusers");
-    let arguments = [
-        "convert",
-        "--adapter",
-        text(&lora),
-        "--model",
-        text(&pipeline),
-    ];
-    let to = ["--to", "diffusers", "--output", text(&written)];
-    super::support::temper(&[&arguments[..], &to].concat());
+    let (_, error, code) = super::adapters::convert(&lora, &pipeline, "diffusers", &written);
+    assert_eq!(code, Some(0), "{error}");
     let (adapter, _) = inspect(&[text(&written)]);
     assert_eq!(adapter["layout"], "diffusers", "{adapter:#}");
 
