@@ -277,6 +277,24 @@ fn what_the_recipe_says_of_noise_and_text_is_drawn_with_outside_the_run() {
 }
 
 #[test]
+fn biases_and_modules_trained_beside_lora_are_results_without_a_file_for_diffusers() {
+    let bench = Bench::new();
+    let base = Path::new(ROOT).join("assets/tiny-diffusion");
+    let adapter = "kind = \"lora\"\nr = 2\nbias = \"lora_only\"\nmodules_to_save = [\"conv_in\"]";
+    let run = recipe(&bench, "run", adapter, "");
+    let said = String::from_utf8(run.output(&[]).stderr).unwrap();
+    assert!(
+        said.contains("`adapter.bias`") && said.contains("warning: `"),
+        "before and after: {said}"
+    );
+    assert!(run.dir.join("summary.json").is_file());
+    let file = "adapter/pytorch_lora_weights.safetensors";
+    assert!(!run.dir.join(file).exists());
+    let after = pictures(&run.dir.join("samples/step-000004.png"));
+    assert!(difference(&draw(&bench, "drawn", &base, &[&run.dir]), &after) <= 1);
+}
+
+#[test]
 fn a_run_that_follows_pictures_shows_what_it_draws_after_the_first_photograph() {
     let bench = Bench::new();
     let base = Path::new(ROOT).join("assets/tiny-diffusion");
@@ -291,7 +309,7 @@ fn a_run_that_follows_pictures_shows_what_it_draws_after_the_first_photograph() 
         .clone()
         .set("diffusion.canny_low=900")
         .set("diffusion.canny_high=1000");
-    let said = String::from_utf8(blind.output(&["--dry-run"]).stderr).unwrap();
+    let said = blind.succeed(&["--dry-run"]);
     assert!(
         said.contains("5 of 5 photographs") && said.contains("no edges"),
         "{said}"

@@ -5,6 +5,9 @@
 //! support grows when an image shrinks (antialiasing), weights in fixed point with 22 bits, and 8-bit values
 //! between the horizontal and the vertical pass.
 
+use std::borrow::Cow;
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use super::photo::Photo;
@@ -62,7 +65,8 @@ struct Taps {
     weights: Vec<i32>,
 }
 
-fn taps(input: usize, output: usize, filter: Filter) -> Vec<Taps> {
+/// Weights of the outputs in `window`, of `output` in all.
+fn taps(input: usize, output: usize, window: Range<usize>, filter: Filter) -> Vec<Taps> {
     let scale = input as f64 / output as f64;
     let stretch = scale.max(1.0);
     let support = filter.support() * stretch;
@@ -89,15 +93,14 @@ fn taps(input: usize, output: usize, filter: Filter) -> Vec<Taps> {
             weights: raw.iter().map(fixed).collect(),
         }
     };
-    (0..output).map(one).collect()
+    window.map(one).collect()
 }
 
-/// Resamples rows of `C` channels: `[height, width, C]` to `[height, output, C]`.
-fn rows<const C: usize>(plane: &[u8], width: usize, output: usize, filter: Filter) -> Vec<u8> {
-    let taps = taps(width, output, filter);
-    let mut out = Vec::with_capacity(plane.len() / width.max(1) * output);
+/// Resamples rows of `C` channels: `[height, width, C]` to `[height, taps, C]`.
+fn rows<const C: usize>(plane: &[u8], width: usize, taps: &[Taps]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(plane.len() / width.max(1) * taps.len());
     for row in plane.chunks_exact(width * C) {
-        for tap in &taps {
+        for tap in taps {
             let mut sums = [0_i32; C];
             let pixels = row[tap.first * C..].chunks_exact(C);
             for (pixel, weight) in pixels.zip(&tap.weights) {
@@ -111,11 +114,11 @@ fn rows<const C: usize>(plane: &[u8], width: usize, output: usize, filter: Filte
     out
 }
 
-/// Resamples columns: `[height, stride]` to `[output, stride]`.
-fn columns(plane: &[u8], height: usize, stride: usize, output: usize, filter: Filter) -> Vec<u8> {
-    let mut out = Vec::with_capacity(stride * output);
+/// Resamples columns: `[height, stride]` to `[taps, stride]`.
+fn columns(plane: &[u8], stride: usize, taps: &[Taps]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(stride * taps.len());
     let mut sums = vec![0_i32; stride];
-    for tap in taps(height, output, filter) {
+    for tap in taps {
         sums.fill(0);
         for (row, weight) in (tap.first..).zip(&tap.weights) {
             let line = &plane[row * stride..][..stride];
@@ -135,19 +138,39 @@ fn rounded(sum: i32) -> u8 {
 /// Resamples a plane of `C` channels, `[height, width, C]`; a direction that keeps its size is left alone.
 pub(super) fn resize_plane<const C: usize>(
     plane: &[u8],
-    (width, height): (usize, usize),
-    (to_width, to_height): (usize, usize),
+    from: (usize, usize),
+    to: (usize, usize),
     filter: Filter,
 ) -> Vec<u8> {
-    let wide = if to_width == width {
-        plane.to_vec()
+    resize_window::<C>(plane, from, to, (0..to.0, 0..to.1), filter)
+}
+
+/// The columns and rows `window` of a resampled plane, without computing the rest of it.
+fn resize_window<const C: usize>(
+    plane: &[u8],
+    (width, height): (usize, usize),
+    (to_width, to_height): (usize, usize),
+    window: (Range<usize>, Range<usize>),
+    filter: Filter,
+) -> Vec<u8> {
+    let columns_wide = window.0.len();
+    let wide = if to_width == width && window.0 == (0..width) {
+        Cow::Borrowed(plane)
     } else {
-        rows::<C>(plane, width, to_width, filter)
+        Cow::Owned(rows::<C>(
+            plane,
+            width,
+            &taps(width, to_width, window.0, filter),
+        ))
     };
-    if to_height == height {
-        return wide;
+    if to_height == height && window.1 == (0..height) {
+        return wide.into_owned();
     }
-    columns(&wide, height, to_width * C, to_height, filter)
+    columns(
+        &wide,
+        columns_wide * C,
+        &taps(height, to_height, window.1, filter),
+    )
 }
 
 /// Resamples a picture and its opacity; a side of 0 is taken as 1.
@@ -181,12 +204,20 @@ pub fn resize(photo: &Photo, width: usize, height: usize, filter: Filter) -> Pho
 /// assert_eq!((middle.width, middle.height, middle.rgb[(5 * 10 + 5) * 3]), (10, 10, 255));
 /// ```
 pub fn fit(photo: &Photo, width: usize, height: usize) -> Photo {
-    let (covering_width, covering_height) =
-        covering_size((photo.width, photo.height), (width, height));
-    let photo = resize(photo, covering_width, covering_height, Filter::Bilinear);
-    let left = (photo.width - width) / 2;
-    let top = (photo.height - height) / 2;
-    photo.crop(left, top, width, height)
+    let from = (photo.width, photo.height);
+    let to = covering_size(from, (width, height));
+    let (left, top) = ((to.0 - width) / 2, (to.1 - height) / 2);
+    let window = (left..left + width, top..top + height);
+    // Only what is kept: a strip of one pixel would have millions of rows when it is as wide as the target.
+    Photo {
+        width,
+        height,
+        rgb: resize_window::<3>(&photo.rgb, from, to, window.clone(), Filter::Bilinear),
+        alpha: photo
+            .alpha
+            .as_deref()
+            .map(|alpha| resize_window::<1>(alpha, from, to, window, Filter::Bilinear)),
+    }
 }
 
 /// The smallest size of the same shape that covers `target` (width, height): one side fits exactly, the other

@@ -39,6 +39,24 @@ fn the_covering_size_fits_one_side_and_rounds_the_other_down() {
 }
 
 #[test]
+fn fitting_a_picture_is_resizing_and_cutting_but_strips_are_never_blown_up_whole() {
+    for (width, height) in [(37, 11), (11, 37), (24, 16), (30, 16), (24, 40)] {
+        let mut photo = Photo::filled(width, height, [0; 3]);
+        for (at, sample) in photo.rgb.iter_mut().enumerate() {
+            *sample = (at * at % 251) as u8;
+        }
+        photo.alpha = Some((0..width * height).map(|at| (at * 7 % 256) as u8).collect());
+        let (wide, high) = covering_size((width, height), (24, 16));
+        let whole = resize(&photo, wide, high, Filter::Bilinear);
+        let cut = whole.crop((wide - 24) / 2, (high - 16) / 2, 24, 16);
+        assert_eq!(fit(&photo, 24, 16), cut, "{width} x {height}");
+    }
+    // Whole, it would be 64 columns of 4 million rows: 800 MB, and as a picture of 1024 pixels 200 GB.
+    let strip = fit(&Photo::filled(1, 65_535, [1, 2, 3]), 1024, 1024);
+    assert_eq!(strip, Photo::filled(1024, 1024, [1, 2, 3]));
+}
+
+#[test]
 fn clip_input_equals_that_of_transformers() {
     let text = std::fs::read_to_string(golden("clip_input.json")).unwrap();
     let expected: Vec<f32> = serde_json::from_str(&text).unwrap();

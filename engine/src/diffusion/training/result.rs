@@ -2,12 +2,12 @@
 //!
 //! | trained | in the run directory |
 //! |---|---|
-//! | adapter of the U-Net | `adapter/`, a PEFT directory; for LoRA with diffusers' `pytorch_lora_weights.safetensors` in it |
+//! | adapter of the U-Net | `adapter/`, a PEFT directory; for LoRA with diffusers' `pytorch_lora_weights.safetensors` in it, where that can hold all |
 //! | adapters of text encoders | `adapter_text_encoder/`, `adapter_text_encoder_2/`, PEFT directories |
 //! | encoder of a control image | `control/` |
 //! | all weights | `model/`, a diffusers directory; for latents from a file `model/unet/` |
 
-use temper_adapters::formats::{Component, write_diffusers_lora};
+use temper_adapters::formats::{Component, FormatError, write_diffusers_lora};
 use temper_adapters::peft::{AdapterConfig, AdapterFile};
 use temper_adapters::weights::Dtype;
 use temper_adapters::{Adaptable, adapter_file};
@@ -15,7 +15,7 @@ use temper_adapters::{Adaptable, adapter_file};
 use super::networks::{CONTROL, Networks, Stage, UNET};
 use crate::Failure;
 use crate::diffusion::{self, SavePipeline};
-use crate::run::{ADAPTERS, RunDir};
+use crate::run::{ADAPTERS, RunDir, note};
 
 const SHARD: u64 = 5_000_000_000;
 
@@ -75,7 +75,11 @@ fn save_adapters(
     }
     if matches!(config, AdapterConfig::Lora(_)) {
         let files: Vec<_> = files.iter().map(|(part, file)| (*part, file)).collect();
-        write_diffusers_lora(&directory, &files)?;
+        match write_diffusers_lora(&directory, &files) {
+            // The result is whole without it: biases, for example, have no name there.
+            Err(error @ FormatError::Unwritable { .. }) => note(&format!("warning: {error}")),
+            written => written?,
+        }
     }
     Ok(())
 }
