@@ -61,7 +61,8 @@ impl Lora {
         )
     }
 
-    /// The same for a convolution whose flattened weight is `weight: [o, i·kh·kw]`: A is `[r, i, kh, kw]`, B `[o, r, 1, 1]`.
+    /// The same for a convolution whose flattened weight is `weight: [o, i·kh·kw]`: A is `[r, i, kh, kw]`, B `[o, r, 1, 1]`,
+    /// the magnitude `[1, o, 1, 1]`.
     pub fn initial_conv(
         module: &str,
         weight: &Tensor<2>,
@@ -96,9 +97,15 @@ impl Lora {
         };
         let name = |slot: &str| format!("base_model.model.{module}.{slot}");
         let a = random.uniform(module, spec.rank * width, 1.0 / (width as f32).sqrt());
+        // PEFT keeps the rank of the weight: [o] beside matrices, [1, o, 1, 1] beside kernels.
+        let magnitude_shape = if a_shape.len() == 2 {
+            vec![out]
+        } else {
+            vec![1, out, 1, 1]
+        };
         let magnitude = spec.dora.then(|| {
             let norm = row_norm(weight.clone().cast(DType::F32)).reshape([out]);
-            Param::new(name("lora_magnitude_vector"), &[out], norm)
+            Param::new(name("lora_magnitude_vector"), &magnitude_shape, norm)
         });
         Self {
             a: Param::new(name("lora_A.weight"), &a_shape, tensor(a)),
@@ -198,8 +205,9 @@ impl Lora {
     /// DoRA: `m/‖W + sBA‖` of each output, the norm outside the graph.
     fn row_scale(&self, weight: &Tensor<2>) -> Option<Tensor<1>> {
         let magnitude = self.magnitude.as_ref()?;
-        let norm = row_norm(plain(&self.sum(weight.clone()))).reshape([magnitude.numel()]);
-        Some(magnitude.get::<1>() / norm)
+        let rows = [magnitude.numel()];
+        let norm = row_norm(plain(&self.sum(weight.clone()))).reshape(rows);
+        Some(magnitude.matrix().reshape(rows) / norm)
     }
 
     fn sum(&self, weight: Tensor<2>) -> Tensor<2> {
@@ -218,7 +226,7 @@ impl Lora {
             None => sum,
             Some(magnitude) => {
                 let norm = row_norm(plain(&sum));
-                sum * (magnitude.get::<1>().reshape([magnitude.numel(), 1]) / norm)
+                sum * (magnitude.matrix().reshape([magnitude.numel(), 1]) / norm)
             }
         }
     }

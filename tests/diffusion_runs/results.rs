@@ -106,6 +106,11 @@ fn adapters_draw_outside_what_they_drew_in_the_run() {
             1,
         ),
         ("lora", "kind = \"lora\"\nr = 4", 1),
+        (
+            "dora",
+            "kind = \"lora\"\nr = 2\nuse_dora = true\ntarget_modules = [\"to_q\", \"conv1\", \"time_emb_proj\"]",
+            1,
+        ),
     ] {
         let run = recipe(&bench, name, adapter, "");
         run.succeed(&["--quiet"]);
@@ -123,10 +128,13 @@ fn adapters_draw_outside_what_they_drew_in_the_run() {
         assert!(difference(&drawn, &before) <= tolerance, "{name} before");
     }
     // diffusers' own file beside the adapter says the same.
-    let file = bench.path("lora/adapter/pytorch_lora_weights.safetensors");
-    let drawn = draw(&bench, "file", &base, &[&file]);
-    let after = pictures(&bench.path("lora/samples/step-000004.png"));
-    assert!(difference(&drawn, &after) <= 1);
+    for name in ["lora", "dora"] {
+        let run = bench.path(name);
+        let file = run.join("adapter/pytorch_lora_weights.safetensors");
+        let drawn = draw(&bench, &format!("{name}-file"), &base, &[&file]);
+        let after = pictures(&run.join("samples/step-000004.png"));
+        assert!(difference(&drawn, &after) <= 1, "{name}");
+    }
 }
 
 #[test]

@@ -17,7 +17,7 @@ pub enum Slot {
     LoraA,
     /// `lora_B.weight [outputs, rank]` (convolution: `[outputs, rank, 1, 1]`).
     LoraB,
-    /// `lora_magnitude_vector [outputs]`, of `DoRA`.
+    /// `lora_magnitude_vector [outputs]`, of `DoRA`; `[1, outputs, 1, 1]` of convolutions.
     LoraMagnitude,
     /// The base layer's own bias, trained along.
     Bias,
