@@ -3,8 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use burn::tensor::{Device, Tensor, TensorData};
 use temper_adapters::formats::{self, KohyaModel, write_diffusers_lora, write_kohya};
-use temper_adapters::peft::{AdapterConfig, AdapterFile, Module, Slot, TargetRule, resolve};
+use temper_adapters::peft::{
+    AdapterConfig, AdapterFile, Module, Slot, TargetRule, block_size_from_cols, resolve,
+};
+use temper_adapters::{Cayley, SkewPacking};
 
 use super::output::print;
 use crate::Failure;
@@ -64,15 +68,14 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         let file = output.display();
         Failure::run(format!("`{file}` reads back as another adapter: {problem}"))
     })?;
+    let rotations = comparison.rotations.map_or(String::new(), |apart| {
+        format!(
+            "; rotations, computed another way there, differ by up to {apart:.1e} of their size"
+        )
+    });
     print(format!(
-        "read back: {} layers, largest difference of a value {:.3e}{}",
-        comparison.layers,
-        comparison.largest,
-        if comparison.turned {
-            "; rotations were turned into the series, whose truncation is not part of this"
-        } else {
-            ""
-        }
+        "read back: {} layers, largest difference of a value {:.3e}{rotations}",
+        comparison.layers, comparison.largest
     ))
 }
 
@@ -149,8 +152,9 @@ fn keep_control(args: &Args, output: &Path) -> Result<(), Failure> {
 struct Comparison {
     layers: usize,
     largest: f32,
-    /// The exact transform became the series, or the reverse: packed values have the opposite sign.
-    turned: bool,
+    /// How far rotations are apart where the two files compute them in different ways: the Frobenius norm of the difference of
+    /// two blocks in units of that of a rotation, √b; the largest.
+    rotations: Option<f32>,
 }
 
 impl Comparison {
@@ -158,7 +162,7 @@ impl Comparison {
         let mut found = Self {
             layers: 0,
             largest: 0.0,
-            turned: false,
+            rotations: None,
         };
         if before.len() != after.len() {
             return Err(format!(
@@ -182,11 +186,12 @@ impl Comparison {
         after: &AdapterFile,
         modules: &[Module],
     ) -> Result<(), String> {
-        let sign = if series(before) == series(after) {
-            1.0
-        } else {
-            self.turned = true;
-            -1.0
+        let ways = [before, after].map(rotation_of);
+        // The series approximates the transpose of the exact transform: packed values have the opposite sign.
+        let sign = match ways {
+            [Some(Cayley::Exact), Some(Cayley::Neumann { .. })]
+            | [Some(Cayley::Neumann { .. }), Some(Cayley::Exact)] => -1.0,
+            _ => 1.0,
         };
         if scales(before, modules)? != scales(after, modules)? {
             return Err("layers have other scales".to_owned());
@@ -203,10 +208,18 @@ impl Comparison {
             let other = after
                 .get(&tensor.module, &tensor.slot)
                 .ok_or_else(|| format!("{name} is missing"))?;
-            let sign = if tensor.slot == Slot::OftR { sign } else { 1.0 };
+            let is_rotation = tensor.slot == Slot::OftR;
+            let sign = if is_rotation { sign } else { 1.0 };
             let [a, b] = [&tensor.tensor, other].map(|tensor| tensor.to_f32().unwrap_or_default());
             if tensor.tensor.shape() != other.shape() {
                 return Err(format!("{name} has shape {:?}", other.shape()));
+            }
+            if let [Some(one), Some(two)] = ways
+                && is_rotation
+                && one != two
+            {
+                let apart = rotations_apart((one, &a), (two, &b), other.shape());
+                self.rotations = Some(self.rotations.unwrap_or(0.0).max(apart));
             }
             let apart = a.iter().zip(&b).map(|(a, b)| (a - sign * b).abs());
             self.largest = apart.fold(self.largest, f32::max);
@@ -216,12 +229,33 @@ impl Comparison {
     }
 }
 
-/// Terms of the series; `None` for the exact transform, and for methods without one.
-fn series(file: &AdapterFile) -> Option<usize> {
-    match file.config() {
-        AdapterConfig::Oft(oft) if oft.use_cayley_neumann => Some(oft.num_cayley_neumann_terms),
-        _ => None,
-    }
+/// How the rotations of an adapter are computed; `None` for other methods.
+fn rotation_of(file: &AdapterFile) -> Option<Cayley> {
+    let AdapterConfig::Oft(oft) = file.config() else {
+        return None;
+    };
+    Some(if oft.use_cayley_neumann {
+        Cayley::Neumann {
+            terms: oft.num_cayley_neumann_terms,
+        }
+    } else {
+        Cayley::Exact
+    })
+}
+
+/// How far the rotations of packed values `[blocks, n]` are apart, the worst block, in units of √b.
+fn rotations_apart(one: (Cayley, &[f32]), two: (Cayley, &[f32]), shape: &[usize]) -> f32 {
+    let (device, [blocks, n]) = (Device::flex(), [shape[0], shape[1]]);
+    let Some(b) = block_size_from_cols(n) else {
+        return f32::NAN;
+    };
+    let packing = SkewPacking::new(b, &device);
+    let [one, two] = [one, two].map(|(cayley, values)| {
+        let packed = Tensor::from_data(TensorData::new(values.to_vec(), [blocks, n]), &device);
+        cayley.rotation(packing.unpack(packed))
+    });
+    let squares = (one - two).square().reshape([blocks, b * b]).sum_dim(1);
+    (squares.max().into_scalar::<f32>() / b as f32).sqrt()
 }
 
 /// What each layer's low-rank product is multiplied by, in millionths: alphas are rounded on their way.
@@ -232,4 +266,26 @@ fn scales(file: &AdapterFile, modules: &[Module]) -> Result<BTreeMap<String, i64
         _ => None,
     };
     Ok(resolution.targets.into_iter().filter_map(scale).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_distance_of_two_rotations_is_that_of_their_eigenvalues() {
+        // A block of two turns by z = i/2: exactly (1 + z)/(1 − z) = 0.6 + 0.8i, by 1 + 2z + 2z² + 2z³ + z⁴ = 0.5625 + 0.75i.
+        let series = Cayley::Neumann { terms: 5 };
+        let apart = rotations_apart((Cayley::Exact, &[-0.5]), (series, &[0.5]), &[1, 1]);
+        assert!((apart - 0.0625).abs() < 1e-6, "{apart}");
+        // The worst of several blocks counts, and both signs matter.
+        let apart = rotations_apart(
+            (Cayley::Exact, &[0.0, -0.5]),
+            (series, &[0.0, 0.5]),
+            &[2, 1],
+        );
+        assert!((apart - 0.0625).abs() < 1e-6, "{apart}");
+        let apart = rotations_apart((Cayley::Exact, &[0.5]), (series, &[0.5]), &[1, 1]);
+        assert!(apart > 1.0, "{apart}");
+    }
 }
