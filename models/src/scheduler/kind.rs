@@ -103,7 +103,7 @@ choice!(
     {
         /// The posterior's β̃.
         FixedSmall = "fixed_small",
-        /// β.
+        /// β. The last call ends at the image; diffusers adds noise there too, unless its timestep is 0.
         FixedLarge = "fixed_large",
     }
 );
