@@ -289,24 +289,28 @@ fn rotation_config(
             .any(|(inputs, rows, size)| *rows == 1 && inputs != size),
         ..OftConfig::default()
     };
-    // Either all blocks have the size asked for, or all layers the number of blocks asked for.
-    let by_size = config(
-        most_common(sizes.iter().map(|(.., size)| *size as f64)) as usize,
-        0,
-    );
-    let counts = sizes.iter().map(|(inputs, _, size)| (inputs / size) as f64);
-    let by_count = config(0, most_common(counts) as usize);
+    // Either all blocks have the size asked for, or all layers the number of blocks asked for, each as near as its inputs allow.
+    let counts: Vec<usize> = sizes
+        .iter()
+        .map(|(inputs, _, size)| inputs / size)
+        .collect();
+    let by_size = most_common(sizes.iter().map(|(.., size)| *size as f64)) as usize;
+    let by_count = most_common(counts.iter().map(|count| *count as f64)) as usize;
+    let largest_size = sizes.iter().map(|(.., size)| *size).max().unwrap_or(0);
+    let largest_count = counts.into_iter().max().unwrap_or(0);
+    let asked_sizes = std::iter::once(by_size).chain(1..=2 * largest_size);
+    let asked_counts = std::iter::once(by_count).chain(1..=2 * largest_count);
+    let mut asked = asked_sizes
+        .map(|size| (size, 0))
+        .chain(asked_counts.map(|count| (0, count)));
     let fits = |config: &OftConfig| {
         let same = |(inputs, _, size): &(usize, usize, usize)| {
             config.block_size(*inputs).is_ok_and(|given| given == *size)
         };
         sizes.iter().all(same)
     };
-    AdapterConfig::Oft(if !fits(&by_size) && fits(&by_count) {
-        by_count
-    } else {
-        by_size
-    })
+    let found = asked.find_map(|(size, r)| Some(config(size, r)).filter(fits));
+    AdapterConfig::Oft(found.unwrap_or_else(|| config(by_size, 0)))
 }
 
 /// The value that occurs most often, the smallest of those; 0 of none.

@@ -153,15 +153,20 @@ fn kohya_names_are_those_that_other_tools_use() {
 
 #[test]
 fn rotations_come_back_with_their_blocks() {
-    let unet = linears(unet());
+    let mut unet = linears(unet());
+    // Three blocks are asked for, and this layer alone can have them: neither all sizes nor all counts are alike.
+    let odd = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k";
+    unet.push(Module::linear(odd, 12, 8));
     let modules = Modules {
         unet: &unet,
         ..Modules::default()
     };
-    let changes: [fn(&mut OftConfig); 3] = [
+    let changes: [fn(&mut OftConfig); 5] = [
         |_| {},
         |config| config.block_share = true,
         |config| (config.oft_block_size, config.r) = (0, 2),
+        |config| (config.oft_block_size, config.r) = (0, 3),
+        |config| (config.oft_block_size, config.r, config.block_share) = (0, 3, true),
     ];
     for change in changes {
         let adapter = oft(&unet, change);

@@ -140,7 +140,7 @@ pub enum PeftError {
     #[error(
         "target_modules {} match no module of the model{}",
         quoted(entries),
-        hint_list(near)
+        unmatched_hint(entries, near)
     )]
     UnmatchedTargets {
         /// The entries that match nothing.
@@ -303,4 +303,13 @@ fn layers_hint(layers: bool) -> &'static str {
     } else {
         ""
     }
+}
+
+/// Names that look alike, or that other options left nothing of what is there.
+fn unmatched_hint(entries: &[String], near: &[String]) -> String {
+    let is_there = |entry: &String| near.iter().any(|name| super::ends_with(name, entry));
+    if entries.iter().any(is_there) {
+        return " that is left to adapt: `exclude_modules`, `modules_to_save` or `layers_to_transform` takes them out".to_owned();
+    }
+    hint_list(near)
 }

@@ -349,6 +349,13 @@ fn targets_that_match_nothing_are_named_with_their_likes() {
     assert!(
         matches!(&error, PeftError::UnmatchedTargets { entries, .. } if entries == &["o_proj"])
     );
+    let text = r#"{"peft_type": "OFT", "oft_block_size": 8, "target_modules": ["q_proj", "v_proj"], "modules_to_save": ["v_proj"]}"#;
+    let resolution = resolve(&parse(text).unwrap().0, &modules).unwrap();
+    let said = resolution.require_all().unwrap_err().to_string();
+    assert!(
+        said.contains("`v_proj`") && said.contains("`modules_to_save`"),
+        "{said}"
+    );
     assert!(matches!(
         resolve(&targeting("\"none.*\""), &modules),
         Err(PeftError::NoTarget { .. })

@@ -68,8 +68,8 @@ pub enum WeightsError {
     },
     /// The header length is zero, or above the format's limit of 100 MB.
     #[error(
-        "`{}` announces a header of {length} bytes, expected 2 to 100000000; is it a safetensors file?",
-        file.display()
+        "`{}` is no safetensors file: {}",
+        file.display(), instead(*length)
     )]
     HeaderLength {
         /// The file.
@@ -338,5 +338,17 @@ impl WeightsError {
             tensor: tensor.to_owned(),
             source: Box::new(self),
         }
+    }
+}
+
+/// What the first eight bytes of a file say that should have been the length of its header.
+fn instead(length: u64) -> String {
+    match length.to_le_bytes() {
+        [b'P', b'K', 3, 4, ..] | [0x80, 2..=5, ..] => {
+            "it is pickled, as PyTorch does (`.ckpt`, `.pt`, `.bin`), and such files can run programs when they are opened; \
+             convert it to safetensors first"
+                .to_owned()
+        }
+        _ => format!("it announces a header of {length} bytes, expected 2 to 100000000"),
     }
 }

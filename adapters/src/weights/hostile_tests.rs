@@ -63,6 +63,16 @@ fn header_lengths_zero_huge_and_over_the_limit_are_refused() {
             matches!(refused(&bytes), WeightsError::HeaderLength { length: l, .. } if l == length)
         );
     }
+    for pickle in [
+        &b"PK\x03\x04 and so on"[..],
+        b"\x80\x02}q\x00X\x05\x00 and so on",
+    ] {
+        let said = refused(pickle).to_string();
+        assert!(
+            said.contains("pickled") && said.contains("convert it"),
+            "{said}"
+        );
+    }
     let mut bytes = 7_u64.to_le_bytes().to_vec();
     bytes.extend(b"{\"a\":1}");
     assert!(matches!(refused(&bytes), WeightsError::HeaderJson { .. }));

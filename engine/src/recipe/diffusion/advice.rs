@@ -41,7 +41,7 @@ impl DiffusionRecipe {
                     );
                 }
             }
-            _ => {}
+            Method::Full => {}
         }
         if self.precision.compute == Compute::F16 {
             advice.push("`precision.compute = \"f16\"` can overflow where `bf16` does not");
