@@ -1,6 +1,6 @@
 use super::fixtures::{linears, lora, oft, text_encoder, unet};
 use super::*;
-use crate::peft::{AdapterConfig, AdapterFile, OftConfig};
+use crate::peft::{AdapterConfig, AdapterFile, Module, OftConfig};
 use crate::weights::Checkpoint;
 
 /// The same tensors, and the same scale of each module.
