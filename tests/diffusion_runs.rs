@@ -41,5 +41,8 @@ mod subject;
 #[path = "diffusion_runs/support.rs"]
 mod support;
 #[cfg(test)]
+#[path = "diffusion_runs/text_training.rs"]
+mod text_training;
+#[cfg(test)]
 #[path = "diffusion_runs/xl.rs"]
 mod xl;

@@ -1,6 +1,6 @@
 //! From a PEFT configuration to trained layers of a model, and back to a PEFT directory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use burn::tensor::{Bytes, DType, Device, Tensor, TensorData};
 
@@ -52,11 +52,7 @@ pub fn attach(
     config.validate()?;
     check_saved(config, &model.modules())?;
     let resolution = resolve(config, &model.modules())?.require_all()?;
-    let targets: BTreeMap<&str, &Target> = resolution
-        .targets
-        .iter()
-        .map(|target| (target.name.as_str(), target))
-        .collect();
+    let targets = by_name(&resolution.targets);
     model.visit_mut(&mut |param| param.set_trainable(false));
     model.visit_linears_mut(&mut |linear| {
         let adapter = targets.get(linear.module()).map(|target| {
@@ -131,11 +127,7 @@ pub fn adapter_file(
 ) -> Result<AdapterFile, PeftError> {
     let modules = model.modules();
     let resolution = resolve(config, &modules)?;
-    let targets = resolution
-        .targets
-        .iter()
-        .map(|target| (target.name.as_str(), target))
-        .collect();
+    let targets = by_name(&resolution.targets);
     let plain = trained_names(config, &modules, &targets);
     let mut tensors = Vec::new();
     model.visit(&mut |param| {
@@ -211,6 +203,23 @@ fn check_saved(config: &AdapterConfig, modules: &[Module]) -> Result<(), PeftErr
 /// PEFT's suffix rule: the whole name, or its last parts.
 fn is_named(module: &str, entry: &str) -> bool {
     module == entry || module.ends_with(&format!(".{entry}"))
+}
+
+/// Names of the base model's parameters that are trained beside those of the adapter: biases, and modules stored whole. `targets` are
+/// what `config` resolves to among `modules`. The `bias` of a stored module is named whether there is one or not.
+pub fn trained_beside(
+    config: &AdapterConfig,
+    modules: &[Module],
+    targets: &[Target],
+) -> BTreeSet<String> {
+    trained_names(config, modules, &by_name(targets))
+        .into_keys()
+        .collect()
+}
+
+fn by_name(targets: &[Target]) -> BTreeMap<&str, &Target> {
+    let named = targets.iter().map(|target| (target.name.as_str(), target));
+    named.collect()
 }
 
 /// Parameters of the base model that are trained along, by name.

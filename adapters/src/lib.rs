@@ -16,7 +16,7 @@ mod random;
 mod strength;
 pub mod weights;
 
-pub use attach::{Adaptable, adapter_file, attach, attach_trained};
+pub use attach::{Adaptable, adapter_file, attach, attach_trained, trained_beside};
 pub use cayley::{Cayley, SkewPacking};
 pub use conv::AdaptedConv2d;
 pub use linear::{AdaptedLinear, Adapter};

@@ -9,13 +9,17 @@ use temper_adapters::Param;
 pub type Gradients = BTreeMap<String, Tensor<1>>;
 
 /// Back-propagates `upstream` (plain) from `output`, in f32: only the gradient of the product is used, and in f16 it may overflow.
-pub fn backward_from<const D: usize>(
+pub(crate) fn backward_from<const D: usize>(
     output: Tensor<D>,
     upstream: Tensor<D>,
 ) -> burn::tensor::Gradients {
-    (wide(output) * Tensor::from_inner(wide(upstream)))
-        .sum()
-        .backward()
+    pulled(output, upstream).backward()
+}
+
+/// A value whose gradients are those that `upstream` (plain) pulls back from `output`, in f32; the sum of several walks a graph that
+/// they share once.
+pub fn pulled<const D: usize>(output: Tensor<D>, upstream: Tensor<D>) -> Tensor<1> {
+    (wide(output) * Tensor::from_inner(wide(upstream))).sum()
 }
 
 /// Adds the gradient of `param`, if there is one, to `sums`.

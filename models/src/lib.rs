@@ -25,7 +25,7 @@ pub use clip::{
 };
 pub use encoder::{Activation, EncoderSizes, VisionSizes};
 pub use error::ModelError;
-pub use gradients::{Gradients, backward_from, collect};
+pub use gradients::{Gradients, collect, pulled};
 pub use llama::{Block, KeyValueCache, Llama, LlamaConfig, Segment, TokenBatch};
 pub use lpips::{Lpips, LpipsFeatures};
 pub use noise::{NoiseSchedule, diffusion_loss, group_weights, offset_noise, perturbed_noise};

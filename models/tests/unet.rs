@@ -5,13 +5,13 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use burn::tensor::{Device, FloatDType, Tensor};
+use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use common::{assert_close, random};
 use support::{assert_same_gradient, normal, small_input, small_unet, values};
 use temper_adapters::peft::{AdapterConfig, ModulePattern, OftConfig};
-use temper_adapters::weights::Dtype;
+use temper_adapters::weights::{Checkpoint, Dtype};
 use temper_adapters::{Adaptable, Parameters, attach};
-use temper_models::{ControlConfig, ControlEncoder, Gradients, UnetInput};
+use temper_models::{ControlConfig, ControlEncoder, Gradients, Unet, UnetInput};
 
 fn mean_square(y: Tensor<4>) -> Tensor<1> {
     y.square().mean()
@@ -191,6 +191,7 @@ fn tracked_text_and_control_get_their_gradients_with_and_without_recomputation()
     };
     let plain = run(&input, true);
     assert!(plain.d_control.is_none() && plain.d_encoder_hidden_states.is_none());
+    assert!(plain.d_text_embeds.is_none());
     input.encoder_hidden_states = leaf(input.encoder_hidden_states);
     input.control = input.control.map(|c| Tensor::from_inner(c).require_grad());
     let [whole, segments] = [false, true].map(|recompute| run(&input, recompute));
@@ -200,6 +201,44 @@ fn tracked_text_and_control_get_their_gradients_with_and_without_recomputation()
     assert!(text(&whole).iter().any(|g| *g != 0.0) && control(&whole).iter().any(|g| *g != 0.0));
     assert_same_gradient("text", &text(&segments), &text(&whole));
     assert_same_gradient("control", &control(&segments), &control(&whole));
+}
+
+#[test]
+fn tracked_pooled_texts_get_the_gradient_of_their_way_through_the_time_embedding() {
+    let case = common::case("diffusion/unet_sdxl");
+    let model = Unet::load(&case, FloatDType::F32, &Device::flex()).unwrap();
+    let file = Checkpoint::open(case.join("io.safetensors")).unwrap();
+    let input = support::unet_input(&file);
+    let with = |change: &dyn Fn(Tensor<2>) -> Tensor<2>| {
+        let mut input = input.clone();
+        let added = input.added.as_mut().unwrap();
+        added.text_embeds = change(added.text_embeds.clone());
+        input
+    };
+    let tracked = with(&|pooled| Tensor::from_inner(pooled).require_grad());
+    let [whole, segments] = [false, true].map(|recompute| {
+        let mut sums = Gradients::new();
+        let step = model
+            .frozen()
+            .accumulate(&tracked, &mean_square, recompute, &mut sums);
+        assert!(sums.is_empty(), "no parameter is trained");
+        values(step.unwrap().d_text_embeds.unwrap())
+    });
+    assert_same_gradient("pooled", &segments, &whole);
+    // Along the gradient the loss grows by its squared norm.
+    let shape = tracked.added.unwrap().text_embeds.dims();
+    let along = Tensor::<2>::from_data(TensorData::new(whole.clone(), shape), &Device::flex());
+    let squared: f64 = whole.iter().map(|g| f64::from(*g).powi(2)).sum();
+    let length = 0.1 / squared.sqrt();
+    let loss_at = |by: f64| {
+        let input = with(&|pooled| pooled + along.clone().mul_scalar(by));
+        f64::from(mean_square(model.frozen().forward(&input).unwrap()).into_scalar::<f32>())
+    };
+    let difference = (loss_at(length) - loss_at(-length)) / (2.0 * length);
+    assert!(
+        squared > 0.0 && (difference - squared).abs() < 1e-2 * squared,
+        "{difference} vs {squared}"
+    );
 }
 
 #[test]

@@ -76,7 +76,7 @@ impl Replay {
     }
 
     /// What the network gets, and the noise that it must find.
-    fn input(&self, step: u64, row: u64, seen: Seen<'_>) -> (UnetInput, Tensor<4>) {
+    pub(super) fn input(&self, step: u64, row: u64, seen: Seen<'_>) -> (UnetInput, Tensor<4>) {
         let on = &self.pipeline.device.device;
         let shape = [1, 3, seen.photo.height, seen.photo.width];
         let pixels = Tensor::from_data(TensorData::new(seen.photo.to_signed(), shape), on);

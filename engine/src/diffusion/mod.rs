@@ -28,6 +28,6 @@ pub use pipeline::{Pipeline, SavePipeline};
 pub(crate) use pipeline::{Place, copy_folder, stored_dtype};
 pub use prompts::{Conditioning, PromptIds};
 pub use sampling::{Control, Event, SampleRequest, sample};
-pub(crate) use single_file::{sizes_of_file, unet_of_file};
+pub(crate) use single_file::{Configs, configs_of_file, unet_of_file};
 pub(crate) use trained_with::TrainedWith;
 pub use training::{dry_run, preview, train};

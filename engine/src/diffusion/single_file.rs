@@ -90,20 +90,32 @@ pub(crate) fn unet_of_file(
     Unet::from_checkpoint(config, &part.weights, compute, &device.device).map_err(of("unet"))
 }
 
-/// What the U-Net of a checkpoint in one file looks like, and how many parameters stand around it.
+/// What the networks of a checkpoint in one file look like.
 ///
 /// # Errors
 /// As [`unet_of_file`].
-pub(crate) fn sizes_of_file(file: &Path) -> Result<(UnetConfig, usize), DiffusionError> {
+pub(crate) fn configs_of_file(file: &Path) -> Result<Configs, DiffusionError> {
     let parts = split(&Checkpoint::open(file).map_err(ModelError::from)?)?;
-    let mut around = 0;
-    if let Some(vae) = &parts.vae {
-        around += VaeConfig::from_json(&vae.config)?.parameter_count();
-    }
-    for text in &parts.text_encoders {
-        around += ClipTextConfig::from_json(&text.config)?.parameter_count();
-    }
-    Ok((UnetConfig::from_json(&parts.unet.config)?, around))
+    let vae = parts
+        .vae
+        .as_ref()
+        .map(|vae| VaeConfig::from_json(&vae.config));
+    let texts = parts.text_encoders.iter();
+    Ok(Configs {
+        unet: UnetConfig::from_json(&parts.unet.config)?,
+        vae: vae.transpose()?,
+        texts: texts
+            .map(|text| ClipTextConfig::from_json(&text.config))
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+/// Architectures of the networks of a pipeline, as far as they are known.
+#[derive(Debug)]
+pub(crate) struct Configs {
+    pub(crate) unet: UnetConfig,
+    pub(crate) vae: Option<VaeConfig>,
+    pub(crate) texts: Vec<ClipTextConfig>,
 }
 
 /// The sampler that the published pipeline of the family has.

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use temper_adapters::peft::{AdapterConfig, Module, TargetRule, resolve};
+use temper_adapters::trained_beside;
 use temper_models::LlamaConfig;
 
 use crate::Failure;
@@ -74,7 +75,7 @@ impl MemoryPlan {
         let modules = input.config.modules();
         let adapter = match input.adapter {
             None => None,
-            Some(config) => Some(adapter_sizes(config, &modules)?),
+            Some(config) => Some(adapter_sizes(config, &modules, &input.config.tensors())?),
         };
         let trainable = adapter.as_ref().map_or(base, |sizes| sizes.trained);
         let full = adapter.is_none();
@@ -172,14 +173,15 @@ pub(crate) struct AdapterSizes {
     pub(crate) rotations: usize,
     /// Values that the adapter adds to the model.
     pub(crate) added: usize,
-    /// Values trained: the added ones and `modules_to_save`.
+    /// Values trained: the added ones, `modules_to_save` and biases.
     pub(crate) trained: usize,
 }
 
-/// Counts what an adapter adds.
+/// Counts what an adapter adds to a network of these modules and tensors.
 pub(crate) fn adapter_sizes(
     config: &AdapterConfig,
     modules: &[Module],
+    tensors: &[(String, Vec<usize>)],
 ) -> Result<AdapterSizes, Failure> {
     let resolution = resolve(config, modules)?.require_all()?;
     let (mut added, mut rotations) = (0, 0);
@@ -211,20 +213,15 @@ pub(crate) fn adapter_sizes(
             _ => 0,
         };
     }
-    let saved = config.common().modules_to_save.iter().flatten();
-    let mut whole = 0;
-    for entry in saved {
-        for module in modules {
-            if module.name == *entry || module.name.ends_with(&format!(".{entry}")) {
-                whole +=
-                    module.kind.rotated_inputs().unwrap_or(0) * module.kind.outputs().unwrap_or(0);
-            }
-        }
-    }
+    let beside = trained_beside(config, modules, &resolution.targets);
+    let beside = tensors.iter().filter(|(name, _)| beside.contains(name));
+    let beside: usize = beside
+        .map(|(_, shape)| shape.iter().product::<usize>())
+        .sum();
     Ok(AdapterSizes {
         rotations,
         added,
-        trained: added + whole,
+        trained: added + beside,
     })
 }
 

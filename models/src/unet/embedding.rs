@@ -77,11 +77,13 @@ impl Embeddings {
         let (Some(layers), Some(added)) = (&self.add_embedding, added) else {
             return silu(time);
         };
-        let text = plain(&added.text_embeds).cast(DType::F32);
+        let text = added.text_embeds.clone().cast(DType::F32);
         let ids = plain(&added.time_ids);
         let [batch, count] = ids.dims();
         let values: Vec<f32> = ids.into_data().iter::<f32>().collect();
-        let table = self.sinusoid.table(&values, self.id_width, &text.device());
+        let table = self
+            .sinusoid
+            .table(&values, self.id_width, &plain(&text).device());
         let table = table.reshape([batch, count * self.id_width]);
         let both = Tensor::cat(vec![text, table], 1).cast(compute);
         silu(time + layers.forward(both))

@@ -5,7 +5,7 @@ use temper_adapters::Parameters;
 
 use super::model::size_of;
 use super::segment::{Conditions, Segment};
-use super::{Unet, UnetInput};
+use super::{AddedConditions, Unet, UnetInput};
 use crate::gradients::{add, backward_from, collect, leaf, tracked};
 use crate::layers::{self, is_trained};
 use crate::ops::plain;
@@ -18,6 +18,8 @@ pub struct UnetStep {
     pub loss: Tensor<1>,
     /// Gradient of the text embeddings, f32, plain; there when they were tracked.
     pub d_encoder_hidden_states: Option<Tensor<3>>,
+    /// Gradient of the pooled text embeddings (SDXL), f32, plain; there when they were tracked.
+    pub d_text_embeds: Option<Tensor<2>>,
     /// Gradient of the control, f32, plain; there when it was tracked.
     pub d_control: Option<Tensor<4>>,
 }
@@ -44,6 +46,7 @@ struct Leaves {
 #[derive(Clone, Copy)]
 struct Wanted {
     emb: bool,
+    pooled: bool,
     text: bool,
     control: bool,
 }
@@ -51,8 +54,8 @@ struct Wanted {
 impl Unet {
     /// `loss` of the prediction (`[B, out_channels, H, W]`, f32), and the gradient of every trained parameter, added to `sums`.
     ///
-    /// Gradients of `encoder_hidden_states` and `control` are returned when these are tracked; whatever graph they come from is
-    /// not walked: continue there with [`backward_from`](crate::backward_from). Nothing is differentiated below the first
+    /// Gradients of `encoder_hidden_states`, `text_embeds` and `control` are returned when these are tracked; whatever graph they come from is
+    /// not walked: continue there with [`pulled`](crate::pulled). Nothing is differentiated below the first
     /// trained parameter, and nothing for frozen ones.
     ///
     /// With `recompute` only the inputs of the segments (one residual block with its transformer, one sampler) are kept, and
@@ -69,15 +72,18 @@ impl Unet {
         sums: &mut Gradients,
     ) -> Result<UnetStep, ModelError> {
         self.config().check_input(input)?;
-        let control = input.control.as_ref();
+        let (added, control) = (input.added.as_ref(), input.control.as_ref());
+        let pooled = added.is_some_and(|added| tracked(&added.text_embeds));
         let wanted = Wanted {
-            emb: is_trained(&self.embeddings),
+            emb: is_trained(&self.embeddings) || pooled,
+            pooled,
             text: tracked(&input.encoder_hidden_states),
             control: control.is_some_and(tracked),
         };
         let input = UnetInput {
             sample: plain(&input.sample),
             encoder_hidden_states: plain(&input.encoder_hidden_states).cast(FloatDType::F32),
+            added: pooled_as(added, |pooled| plain(&pooled)),
             control: control.map(|control| plain(control).cast(FloatDType::F32)),
             ..input.clone()
         };
@@ -96,21 +102,21 @@ impl Unet {
         sums: &mut Gradients,
     ) -> Result<UnetStep, ModelError> {
         let text = leaf(input.encoder_hidden_states, wanted.text);
+        let added = pooled_as(input.added.as_ref(), |pooled| leaf(pooled, wanted.pooled));
         let control = input.control.map(|control| leaf(control, wanted.control));
         let loss = loss(self.forward(&UnetInput {
             encoder_hidden_states: text.clone(),
+            added: added.clone(),
             control: control.clone(),
             ..input
         })?);
-        let mut step = UnetStep {
-            loss: plain(&loss),
-            d_encoder_hidden_states: None,
-            d_control: None,
-        };
+        let mut step = UnetStep::of(plain(&loss));
         if tracked(&loss) {
             let mut gradients = loss.backward();
             self.visit(&mut |param| collect(param, &mut gradients, sums));
             step.d_encoder_hidden_states = text.grad_remove(&mut gradients);
+            step.d_text_embeds =
+                added.and_then(|added| added.text_embeds.grad_remove(&mut gradients));
             step.d_control = control.and_then(|control| control.grad_remove(&mut gradients));
         }
         Ok(step)
@@ -127,11 +133,7 @@ impl Unet {
         let conditions = still.conditions(input, still.time(input));
         let (mut kept, output) = still.inputs_of_segments(input, &conditions);
         let Some(lowest) = self.lowest_differentiated(wanted) else {
-            return UnetStep {
-                loss: plain(&loss(output)),
-                d_encoder_hidden_states: None,
-                d_control: None,
-            };
+            return UnetStep::of(plain(&loss(output)));
         };
         drop(output);
         let mut leaves = Leaves::new(conditions, input, wanted);
@@ -167,24 +169,35 @@ impl Unet {
             leaves.collect(&mut gradients);
             layers::visit(segment, &mut |param| collect(param, &mut gradients, sums));
         }
-        self.finish_embeddings(input, leaves.d_emb.take(), sums);
+        let d_emb = leaves.d_emb.take();
         UnetStep {
             loss: value.unwrap_or_else(|| unreachable!("the last segment gives a loss")),
+            d_text_embeds: self.finish_embeddings(input, d_emb, wanted.pooled, sums),
             d_encoder_hidden_states: leaves.d_text,
             d_control: leaves.d_control,
         }
     }
 
-    /// The backward pass of the time embedding, once all segments have given its gradient.
-    fn finish_embeddings(&self, input: &UnetInput, d_emb: Option<Tensor<2>>, sums: &mut Gradients) {
-        let Some(d_emb) = d_emb else {
-            return;
+    /// The backward pass of the time embedding, once all segments have given its gradient; gives that of the pooled texts.
+    fn finish_embeddings(
+        &self,
+        input: &UnetInput,
+        d_emb: Option<Tensor<2>>,
+        pooled: bool,
+        sums: &mut Gradients,
+    ) -> Option<Tensor<2>> {
+        let d_emb = d_emb?;
+        let added = pooled_as(input.added.as_ref(), |value| leaf(value, pooled));
+        let input = UnetInput {
+            added: added.clone(),
+            ..input.clone()
         };
-        let emb = self.conditions(input, self.time(input)).emb;
+        let emb = self.conditions(&input, self.time(&input)).emb;
         let mut gradients = backward_from(emb, d_emb);
         layers::visit(&self.embeddings, &mut |param| {
             collect(param, &mut gradients, sums);
         });
+        added?.text_embeds.grad_remove(&mut gradients)
     }
 
     /// Runs all segments without a graph, keeping their inputs; also gives the prediction in f32.
@@ -220,6 +233,29 @@ impl Unet {
         };
         self.segments.iter().enumerate().position(needed)
     }
+}
+
+impl UnetStep {
+    /// A loss without gradients.
+    fn of(loss: Tensor<1>) -> Self {
+        Self {
+            loss,
+            d_encoder_hidden_states: None,
+            d_text_embeds: None,
+            d_control: None,
+        }
+    }
+}
+
+/// The same conditions with the pooled texts changed.
+fn pooled_as(
+    added: Option<&AddedConditions>,
+    change: impl Fn(Tensor<2>) -> Tensor<2>,
+) -> Option<AddedConditions> {
+    added.map(|added| AddedConditions {
+        text_embeds: change(added.text_embeds.clone()),
+        time_ids: added.time_ids.clone(),
+    })
 }
 
 impl Leaves {

@@ -4,24 +4,22 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use temper_adapters::peft::{AdapterConfig, Module};
+use temper_adapters::peft::AdapterConfig;
 use temper_datasets::images::ImageLoader;
-use temper_models::{ClipTextConfig, SchedulerConfig, UnetConfig, VaeConfig};
+use temper_models::SchedulerConfig;
 
 use super::latents::LatentFile;
-use super::open::{bounds, change, config, part, scheduler};
+use super::open::{bounds, change, scheduler};
 use super::photos::{loader_config, open_instance};
 use super::prior;
 use super::remarks::remarks;
 use super::session::total_steps;
+use super::sizes::{Network, Sizes, published};
 use crate::Failure;
 use crate::device::{self, Backend};
-use crate::diffusion::sizes_of_file;
-use crate::recipe::{AdapterKind, Compute, DiffusionRecipe, ImagesKind, Init, Method, Trained};
+use crate::recipe::{Compute, DiffusionRecipe, ImagesKind, Method, Trained};
 use crate::run::available_bytes;
-use crate::train::{
-    AdapterText, MemoryPlan, adapter_sizes, check_ranks, grouped, peft_config, size,
-};
+use crate::train::{AdapterText, MemoryPlan, check_ranks, grouped, peft_config, size};
 
 /// Prints parameters, steps, images and memory of a run without reading a weight.
 ///
@@ -122,148 +120,8 @@ fn images(recipe: &DiffusionRecipe) -> Result<(usize, u64, String, Vec<String>),
     Ok((rows, loader.steps_per_epoch(), found, remarks(&loader)))
 }
 
-/// What is known of the networks without their weights.
-struct Sizes {
-    /// Values of what is trained.
-    trained: usize,
-    /// Values of the frozen networks around it.
-    around: usize,
-    modules: Vec<Module>,
-    /// Values of one image that the backward pass keeps, and those kept when blocks are recomputed.
-    activations: [usize; 2],
-}
-
-/// Models of the hub whose sizes are known without a download.
-const PUBLISHED: [(&str, &str); 6] = [
-    ("stable-diffusion-v1-5", "sd15"),
-    ("stable-diffusion-v1-4", "sd15"),
-    ("stable-diffusion-2-1-base", "sd21"),
-    ("stable-diffusion-2-1", "sd21"),
-    ("stable-diffusion-2", "sd21"),
-    ("stable-diffusion-xl-base-1.0", "sdxl"),
-];
-
-/// Those of them that predict the velocity.
+/// Those of the hub's models that predict the velocity.
 const VELOCITY: [&str; 2] = ["stable-diffusion-2-1", "stable-diffusion-2"];
-
-/// Name and preset of a model of the hub that is not a local path.
-fn published(recipe: &DiffusionRecipe) -> Option<(&'static str, &'static str)> {
-    let path = recipe.model.path.as_deref().unwrap_or_default();
-    let name = path.split('@').next().unwrap_or(path).rsplit('/').next();
-    let known = PUBLISHED.iter().find(|(known, _)| Some(*known) == name);
-    known.copied().filter(|_| !Path::new(path).exists())
-}
-
-impl Sizes {
-    fn known(recipe: &DiffusionRecipe) -> Result<Self, Failure> {
-        if recipe.diffusion.train == Trained::Vae {
-            return Self::of_vae(recipe);
-        }
-        let published = published(recipe).filter(|_| recipe.model.init == Init::Pretrained);
-        let (unet, around) = match (published, recipe.model.init) {
-            (Some((_, preset)), _) => (UnetConfig::preset(preset)?, published_around(preset)?),
-            (None, Init::Random) => (
-                UnetConfig::from_json(&config(recipe)?)?,
-                around(recipe, None)?,
-            ),
-            (None, Init::Pretrained) => {
-                let folder = part(recipe, "unet")?;
-                if folder.is_file() {
-                    return Ok(Self::of_unet(recipe, sizes_of_file(&folder)?));
-                }
-                let around = around(recipe, folder.parent())?;
-                (UnetConfig::load(&folder)?, around)
-            }
-        };
-        Ok(Self::of_unet(recipe, (unet, around)))
-    }
-
-    fn of_unet(recipe: &DiffusionRecipe, (unet, around): (UnetConfig, usize)) -> Self {
-        let side = recipe.images.resolution / 8;
-        Self {
-            trained: unet.parameter_count(),
-            around,
-            modules: unet.modules(),
-            activations: activations(&unet, side * side),
-        }
-    }
-
-    fn of_vae(recipe: &DiffusionRecipe) -> Result<Self, Failure> {
-        let vae = match recipe.model.init {
-            Init::Random => VaeConfig::from_json(&config(recipe)?)?,
-            Init::Pretrained => VaeConfig::load(&part(recipe, "vae")?)?,
-        };
-        let pixels = recipe.images.resolution * recipe.images.resolution;
-        // About eight values of each channel in each of five residual blocks a level, on both sides.
-        let kept = |(level, channels): (usize, &usize)| 80 * channels * (pixels >> (2 * level));
-        let kept: usize = vae.block_out_channels.iter().enumerate().map(kept).sum();
-        Ok(Self {
-            trained: vae.parameter_count(),
-            around: 0,
-            modules: vae.modules(),
-            activations: [kept, kept],
-        })
-    }
-}
-
-fn published_around(preset: &str) -> Result<usize, Failure> {
-    let text = match preset {
-        "sdxl" => 817_720_320,
-        _ => ClipTextConfig::preset(preset)?.parameter_count(),
-    };
-    Ok(VaeConfig::preset(preset)?.parameter_count() + text)
-}
-
-/// Parameters of autoencoder and text encoders, as far as their configurations are at hand.
-fn around(recipe: &DiffusionRecipe, base: Option<&Path>) -> Result<usize, Failure> {
-    let model = &recipe.model;
-    let folder = |own: &Option<std::path::PathBuf>, name: &str| {
-        let folder = own.clone().or_else(|| base.map(|base| base.join(name)));
-        folder.filter(|folder| folder.join("config.json").is_file())
-    };
-    let mut count = 0;
-    if let Some(folder) = folder(&model.vae, "vae") {
-        count += VaeConfig::load(&folder)?.parameter_count();
-    }
-    for (own, name) in [
-        (&model.text_encoder, "text_encoder"),
-        (&None, "text_encoder_2"),
-    ] {
-        if let Some(folder) = folder(own, name) {
-            count += ClipTextConfig::load(&folder)?.parameter_count();
-        }
-    }
-    Ok(count)
-}
-
-/// An estimate from the structure: a residual block keeps about eight values of every channel and pixel, a transformer block
-/// thirty-four; recomputed, only the inputs of the blocks are kept, and one block at a time.
-fn activations(config: &UnetConfig, pixels: usize) -> [usize; 2] {
-    let json = config.to_json();
-    let types = json["down_block_types"]
-        .as_array()
-        .cloned()
-        .unwrap_or_default();
-    let layers = json["layers_per_block"].as_u64().unwrap_or(2) as usize;
-    let (mut whole, mut inputs, mut largest) = (0, 0, 0);
-    for (level, channels) in config.block_out_channels().iter().enumerate() {
-        let values = channels * (pixels >> (2 * level));
-        let depth = match &json["transformer_layers_per_block"] {
-            serde_json::Value::Array(list) => list.get(level).and_then(serde_json::Value::as_u64),
-            one => one.as_u64(),
-        };
-        let attends = types.get(level).and_then(serde_json::Value::as_str);
-        let depth = attends
-            .filter(|name| name.contains("CrossAttn"))
-            .map_or(0, |_| depth.unwrap_or(1) as usize);
-        let block = values * (8 + 34 * depth);
-        // Down and up: the way up has one block more.
-        whole += (2 * layers + 1) * block;
-        inputs += (4 * layers + 3) * values;
-        largest = largest.max(block);
-    }
-    [whole, inputs + largest]
-}
 
 fn plan(
     recipe: &DiffusionRecipe,
@@ -277,17 +135,15 @@ fn plan(
         Compute::F32 => false,
     };
     let bytes = if half { 2 } else { 4 };
-    let sizes = adapter
-        .map(|adapter| adapter_sizes(adapter, &model.modules))
-        .transpose()?;
-    let trainable = sizes.as_ref().map_or(model.trained, |sizes| sizes.trained);
-    let added = sizes.as_ref().map_or(0, |sizes| sizes.added);
-    let full = recipe.method() == Method::Full
-        || recipe
-            .adapter
-            .as_ref()
-            .is_some_and(|a| a.kind == AdapterKind::Full);
-    let weights = if full { 4 } else { bytes } * model.trained + bytes * model.around;
+    let all = model.all(recipe, adapter)?;
+    let sum = |of: fn(&Network) -> usize| all.iter().map(of).sum::<usize>();
+    let weights = all.iter().map(|network| {
+        // What is trained whole is held in f32.
+        let each = if network.is_whole { 4 } else { bytes };
+        each * network.parameters
+    });
+    let weights: usize = weights.sum();
+    let (trained, added) = (sum(|network| network.trained), sum(|network| network.added));
     let train = &recipe.train;
     let with_class = if recipe.images.preserves_prior() {
         2
@@ -299,23 +155,23 @@ fn plan(
     } else {
         train.micro_batch_size
     };
-    let kept = model.activations[usize::from(train.gradient_checkpointing)];
-    let averages = recipe.diffusion.ema_decay.map_or(0, |_| 4 * trainable);
-    let rotations = sizes.as_ref().map_or(0, |sizes| 4 * sizes.rotations);
+    let kept: usize = all
+        .iter()
+        .map(|network| network.kept(train.gradient_checkpointing))
+        .sum();
+    let averages = recipe.diffusion.ema_decay.map_or(0, |_| 4 * trained);
+    let rotations = 4 * sum(|network| network.rotations);
     let tensors = vec![
         ("weights", weights as u64),
         ("adapter", 4 * added as u64),
-        ("gradients", 4 * trainable as u64),
-        ("optimizer moments", 8 * trainable as u64),
+        ("gradients", 4 * trained as u64),
+        ("optimizer moments", 8 * trained as u64),
         ("running means", averages as u64),
         (
             "activations (estimate)",
             (rows * kept * bytes + rotations) as u64,
         ),
     ];
-    Ok(MemoryPlan::of_tensors(
-        model.trained + model.around + added,
-        trainable,
-        tensors,
-    ))
+    let parameters = sum(|network| network.parameters) + added;
+    Ok(MemoryPlan::of_tensors(parameters, trained, tensors))
 }

@@ -20,6 +20,8 @@ mod remarks;
 mod result;
 mod samples;
 mod session;
+mod sizes;
+mod text;
 mod vae_session;
 
 pub use dry_run::dry_run;

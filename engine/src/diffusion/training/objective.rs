@@ -1,10 +1,12 @@
 //! The loss of one micro-batch and its gradients, of the U-Net and of what feeds it.
 
+use std::ops::Add;
+
 use burn::tensor::{Device, Tensor};
 use temper_adapters::Parameters;
 use temper_models::{
-    AddedConditions, Gradients, NoiseSchedule, Unet, UnetInput, backward_from, collect,
-    diffusion_loss, group_weights,
+    AddedConditions, Gradients, NoiseSchedule, Unet, UnetInput, collect, diffusion_loss,
+    group_weights, pulled,
 };
 
 use super::batch::{Batch, Texts, rows};
@@ -67,10 +69,12 @@ impl Objective {
             diffusion_loss(prediction, target.clone(), weights, mask.clone())
         };
         let step = unet.accumulate(&input, &loss, self.recompute, &mut sums.unet)?;
-        if let Some(upstream) = step.d_encoder_hidden_states
-            && text.hidden.is_autodiff()
-        {
-            let mut gradients = backward_from(text.hidden, upstream);
+        let hidden = step.d_encoder_hidden_states;
+        let hidden = hidden.map(|upstream| pulled(text.hidden, upstream));
+        let both = text.pooled.zip(step.d_text_embeds);
+        let pooled = both.map(|(pooled, upstream)| pulled(pooled, upstream));
+        if let Some(text) = hidden.into_iter().chain(pooled).reduce(Add::add) {
+            let mut gradients = text.backward();
             for (number, (_, encoder)) in networks.texts().enumerate() {
                 let sums = &mut sums.texts[number];
                 encoder.visit(&mut |param| collect(param, &mut gradients, sums));
@@ -175,18 +179,9 @@ fn added(
     [start, count]: [usize; 2],
 ) -> Option<AddedConditions> {
     Some(AddedConditions {
-        text_embeds: text.pooled.as_ref().map(plain)?,
+        text_embeds: text.pooled.clone()?,
         time_ids: rows(batch.time_ids.as_ref()?, start, count),
     })
-}
-
-/// The pooled text is not trained through: it reaches the U-Net through the time embedding alone.
-fn plain(tensor: &Tensor<2>) -> Tensor<2> {
-    if tensor.is_autodiff() {
-        tensor.clone().inner()
-    } else {
-        tensor.clone()
-    }
 }
 
 /// Which device the networks are on, for what is drawn on the host.

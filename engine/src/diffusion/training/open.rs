@@ -13,12 +13,12 @@ use temper_models::{
 };
 
 use super::networks::{Networks, Stage};
+use super::text::{UnusedText, for_text};
 use crate::device::{self, OpenDevice};
 use crate::diffusion::{ModelIndex, Pipeline, unet_of_file};
 use crate::loading::dtype_of;
 use crate::recipe::{
-    AdapterKind, DiffusionRecipe, EpsScaling, ImagesKind, Init, Method, OneOrMany, PredictionType,
-    Trained,
+    self, DiffusionRecipe, EpsScaling, ImagesKind, Init, Method, PredictionType, Trained,
 };
 use crate::run::note;
 use crate::train::{AdapterText, check_ranks, peft_config, same_method};
@@ -36,9 +36,6 @@ pub(super) struct Opened {
     /// Those of the trained text encoders.
     pub(super) text_adapters: Vec<AdapterConfig>,
 }
-
-/// Layers of CLIP that adapters go to: the projections of its attention.
-const TEXT_TARGETS: [&str; 4] = ["q_proj", "k_proj", "v_proj", "out_proj"];
 
 impl Opened {
     pub(super) fn new(recipe: &DiffusionRecipe) -> Result<Self, Failure> {
@@ -85,41 +82,26 @@ impl Opened {
                 .adapter
                 .as_ref()
                 .and_then(|adapter| adapter.init_from.as_deref());
-            self.adapter = train(recipe, unet, base, ("", None), from)?;
+            self.adapter = train(recipe, unet, base, ("", recipe.adapter.as_ref()), from)?;
         }
         if let Some(control) = &mut self.networks.control {
             control.visit_mut(&mut |param| param.set_trainable(true));
         }
         if recipe.diffusion.train_text_encoder {
             let skipped = recipe.diffusion.clip_skip.unwrap_or(0);
+            let adapter = recipe.adapter.as_ref().map(for_text);
             let xl = self.networks.pipeline().is_some_and(Pipeline::is_xl);
-            for (name, encoder) in self.networks.texts_mut() {
-                let config = train(recipe, encoder, name, (name, Some(&TEXT_TARGETS)), None)?;
+            let count = self.networks.texts().count();
+            for (number, (name, encoder)) in self.networks.texts_mut().enumerate() {
+                let config = train(recipe, encoder, name, (name, adapter.as_ref()), None)?;
                 self.text_adapters.extend(config);
-                leave_unused(encoder, skipped + usize::from(xl), xl);
+                let layers = encoder.config().encoder.num_hidden_layers;
+                let unused = UnusedText::new(layers, skipped, xl, number + 1 == count);
+                unused.freeze(encoder);
             }
         }
         Ok(())
     }
-}
-
-/// The layers after the one that is read get no gradient; training them would be an error of the recipe elsewhere.
-fn leave_unused(encoder: &mut ClipText, skipped: usize, xl: bool) {
-    let layers = encoder.config().encoder.num_hidden_layers;
-    encoder.visit_mut(&mut |param| {
-        let name = param.name();
-        let layer = name
-            .split("layers.")
-            .nth(1)
-            .and_then(|rest| rest.split('.').next())
-            .and_then(|number| number.parse::<usize>().ok());
-        let unused = layer.is_some_and(|layer| layer + skipped >= layers)
-            || (xl && name.contains("final_layer_norm"))
-            || name.contains("text_projection");
-        if unused {
-            param.set_trainable(false);
-        }
-    });
 }
 
 /// Makes one network trainable by the recipe's method.
@@ -127,22 +109,11 @@ fn train(
     recipe: &DiffusionRecipe,
     network: &mut dyn Adaptable,
     base: &str,
-    (name, targets): (&str, Option<&[&str]>),
+    (name, adapter): (&str, Option<&recipe::Adapter>),
     init_from: Option<&str>,
 ) -> Result<Option<AdapterConfig>, Failure> {
-    let adapter = recipe.adapter.clone().map(|mut adapter| {
-        if let (Some(targets), true) = (targets, adapter.kind != AdapterKind::Full) {
-            let targets = targets.iter().map(|name| (*name).to_owned()).collect();
-            adapter.target_modules = Some(OneOrMany::Many(targets));
-            adapter.exclude_modules = None;
-            adapter.modules_to_save = None;
-            adapter.layers_to_transform = None;
-            adapter.layers_pattern = None;
-        }
-        adapter
-    });
     let modules = network.modules();
-    let text = adapter.as_ref().map(|adapter| AdapterText {
+    let text = adapter.map(|adapter| AdapterText {
         adapter,
         base,
         task_type: None,
@@ -413,6 +384,22 @@ fn around_random(
     Ok(pipeline)
 }
 
+/// The encoder of the control image for a U-Net whose autoencoder shrinks by `factor`. The paper's halves the sides three times, as
+/// the autoencoders of Stable Diffusion do; a smaller one fewer times.
+pub(super) fn control_config(unet: &UnetConfig, factor: usize) -> Result<ControlConfig, Failure> {
+    let mut config = ControlConfig::for_unet(unet);
+    let levels = factor.max(1).ilog2() as usize + 1;
+    config.block_out_channels.truncate(levels);
+    if config.reduction() == factor {
+        return Ok(config);
+    }
+    let message = format!(
+        "`diffusion.control`: this autoencoder shrinks images by {factor}, the encoder of the control image by {}",
+        config.reduction()
+    );
+    Err(Failure::usage(message).with_hint("use an autoencoder that shrinks by 8, 4 or 2"))
+}
+
 /// The encoder of the image that is followed, at its start: it changes nothing.
 fn control(
     recipe: &DiffusionRecipe,
@@ -424,19 +411,7 @@ fn control(
         return Err(Failure::usage("`diffusion.control` needs a U-Net"));
     };
     let factor = networks.pipeline().map_or(8, Pipeline::factor);
-    let mut config = ControlConfig::for_unet(unet.config());
-    // The paper's encoder halves the sides three times, as the autoencoders of Stable Diffusion do; a smaller one fewer times.
-    let levels = factor.max(1).ilog2() as usize + 1;
-    config.block_out_channels.truncate(levels);
-    if config.reduction() != factor {
-        let message = format!(
-            "`diffusion.control`: this autoencoder shrinks images by {factor}, the encoder of the control image by {}",
-            config.reduction()
-        );
-        return Err(
-            Failure::usage(message).with_hint("use an autoencoder that shrinks by 8, 4 or 2")
-        );
-    }
+    let config = control_config(unet.config(), factor)?;
     Ok(ControlEncoder::random(
         config,
         compute,
