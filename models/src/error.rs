@@ -125,11 +125,11 @@ pub enum ModelError {
         hint: &'static str,
     },
     /// More layers skipped than there are.
-    #[error("clip_skip of {skip} layers, but the text encoder has {layers}")]
+    #[error("clip_skip of {skip} layers, but the text encoder has {layers} to leave out")]
     ClipSkip {
         /// Layers to leave out.
         skip: usize,
-        /// Layers of the model.
+        /// Layers of the model that can be.
         layers: usize,
     },
     /// Images of a size that the model does not take.

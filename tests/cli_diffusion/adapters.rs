@@ -325,6 +325,35 @@ fn a_run_is_converted_like_its_adapters_and_files_get_the_names_that_tools_look_
 }
 
 #[test]
+fn converting_names_how_the_run_saw_its_model_and_never_writes_over_what_it_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipeline = path("tests/golden/diffusion/pipeline");
+    let run = folder.path().join("run");
+    lora_of(&pipeline.join("unet"), &run, "adapter", 0.5);
+    let recipe = "[diffusion]\nprediction_type = \"v_prediction\"\nclip_skip = 1\n";
+    std::fs::write(run.join("recipe.toml"), recipe).unwrap();
+    let (said, error, code) = convert(&run, &pipeline, "kohya", &folder.path().join("k"));
+    assert_eq!(code, Some(0), "{said}{error}");
+    assert!(
+        error.contains("--prediction v_prediction and --clip-skip 1"),
+        "{error}"
+    );
+    let own = run.join("adapter/adapter_model.safetensors");
+    let kept = std::fs::read(&own).unwrap();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_temper"))
+        .args(["convert", "--to", "kohya", "--overwrite", "--adapter"])
+        .arg(&run)
+        .arg("--model")
+        .arg(&pipeline)
+        .arg("--output")
+        .arg(&own)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert_eq!(std::fs::read(&own).unwrap(), kept);
+}
+
+#[test]
 fn adapters_with_values_that_are_not_finite_are_refused_by_every_command() {
     let folder = tempfile::tempdir().unwrap();
     let pipeline = path("tests/golden/diffusion/pipeline");

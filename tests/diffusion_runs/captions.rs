@@ -38,12 +38,16 @@ fn edges(photo: &Photo) -> Photo {
 }
 
 fn run(bench: &Bench, name: &str, folder: &Path, more: &str, control: &str) -> Run {
+    let thresholds = match control {
+        "canny" => "canny_low = 20\ncanny_high = 60\n",
+        _ => "",
+    };
     bench.run(
         name,
         &format!(
             "device = \"cpu\"\nseed = 7\n[model]\npath = \"assets/tiny-diffusion\"\n[adapter]\nkind = \"oft\"\noft_block_size = 8\n\
              [images]\npath = {folder:?}\nresolution = 32\ncaption_dropout = 0.5\n\
-             [diffusion]\ncanny_low = 20\ncanny_high = 60\ncontrol = {control:?}\n\
+             [diffusion]\n{thresholds}control = {control:?}\n\
              [train]\n{more}\n[validation]\nimages = 0\n[sample]\ncount = 0\n"
         ),
     )

@@ -7,7 +7,7 @@ use temper_datasets::images::{Photo, read, read_png_text};
 
 use temper_engine::run::Row;
 
-use super::support::{Bench, ROOT, Run};
+use super::support::{Bench, ROOT, Run, assert_relative};
 
 const SIDE: usize = 32;
 
@@ -379,4 +379,44 @@ fn the_last_step_can_be_the_best_and_the_energy_of_a_run_is_that_of_its_running_
     };
     let (along, result) = (energy("--run", &run.dir), energy("--adapter", &run.dir));
     assert!((along - result).abs() <= 1e-6 * result, "{along}, {result}");
+}
+
+#[test]
+fn a_run_is_not_overwritten_that_holds_what_the_new_one_begins_with() {
+    let bench = Bench::new();
+    let run = recipe(&bench, "run", "kind = \"lora\"", "").set("run.overwrite=true");
+    run.succeed(&["--quiet"]);
+    let (samples, adapter) = (run.dir.join("samples"), run.dir.join("adapter"));
+    for (setting, key) in [
+        (format!("images.path={samples:?}"), "`images.path`"),
+        (
+            format!("adapter.init_from={adapter:?}"),
+            "`adapter.init_from`",
+        ),
+    ] {
+        let said = run.clone().set(&setting).fail(2, &[]);
+        assert!(
+            said.contains(key) && said.contains("run.overwrite"),
+            "{said}"
+        );
+        assert!(samples.is_dir() && adapter.is_dir());
+    }
+}
+
+#[test]
+fn validation_sees_the_middle_of_the_photographs_however_they_are_cropped() {
+    let bench = Bench::new();
+    let before = |name: &str, settings: &[&str]| {
+        let run = recipe(&bench, name, "kind = \"lora\"", "");
+        let run = settings.iter().fold(run, |run, setting| run.set(setting));
+        let run = run
+            .set("validation.images=2")
+            .set("train.steps=1")
+            .set("sample.count=0");
+        run.succeed(&["--quiet"]);
+        run.summary()["eval_loss_before"].as_f64().unwrap()
+    };
+    let middle = before("center", &[]);
+    let random = ["images.crop=random", "images.caption_dropout=0.9", "seed=5"];
+    assert_relative("validation", before("random", &random), middle, 1e-6);
 }

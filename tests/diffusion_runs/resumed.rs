@@ -92,6 +92,20 @@ fn another_noise_process_or_tokenizer_does_not_go_on_with_a_run_and_makes_its_te
 }
 
 #[test]
+fn other_images_of_the_class_do_not_go_on_with_a_run() {
+    let bench = Bench::new();
+    let run = recipe(&bench, "run", "kind = \"lora\"", "");
+    run.succeed(&["--quiet"]);
+    let class = bench.path("class");
+    std::fs::rename(class.join("0.jpg"), bench.path("kept.jpg")).unwrap();
+    std::fs::copy(class.join("1.jpg"), class.join("0.jpg")).unwrap();
+    let said = run.fail(1, &["--resume"]);
+    assert!(said.contains("training data changed"), "{said}");
+    std::fs::rename(bench.path("kept.jpg"), class.join("0.jpg")).unwrap();
+    run.succeed(&["--quiet", "--resume"]);
+}
+
+#[test]
 fn another_recipe_does_not_go_on_with_a_run() {
     let bench = Bench::new();
     let run = recipe(&bench, "run", "kind = \"lora\"", "");

@@ -4,13 +4,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use burn::tensor::Tensor;
 use temper_adapters::weights::{Dtype, HostTensor, save_safetensors};
 use temper_datasets::images::{Photo, write_png};
 
 use super::replay::{Replay, Seen, noise_photo};
-use super::support::{Bench, Run, assert_relative, golden, json};
+use super::support::{Bench, Run, assert_relative, golden, json, tensors};
 
 const PROMPT: &str = "a photo of sks dog";
 const SIDE: usize = 16;
@@ -110,6 +111,106 @@ fn biases_and_whole_modules_trained_beside_adapters_are_planned() {
         let adapter =
             format!("kind = \"lora\"\nr = 2\ntarget_modules = [\"to_q\", \"proj_in\"]\n{beside}");
         assert_planned(&run(&bench, &number.to_string(), "pipeline_sdxl", &adapter));
+    }
+}
+
+#[test]
+fn adapters_of_text_encoders_have_the_names_of_transformers_and_are_read_back() {
+    let bench = Bench::new();
+    let run = run(&bench, "run", "pipeline_sdxl", OFT);
+    run.succeed(&["--quiet"]);
+    for (folder, begin) in [
+        ("adapter_text_encoder", "base_model.model.encoder.layers."),
+        (
+            "adapter_text_encoder_2",
+            "base_model.model.text_model.encoder.layers.",
+        ),
+    ] {
+        let file = run.dir.join(folder).join("adapter_model.safetensors");
+        let wrong: Vec<_> = tensors(&file)
+            .into_iter()
+            .map(|(name, _)| name)
+            .filter(|name| !name.starts_with(begin))
+            .collect();
+        assert!(wrong.is_empty(), "{folder}: {wrong:?}");
+        let config = json(&run.dir.join(folder).join("adapter_config.json"));
+        let base = config["base_model_name_or_path"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        assert!(base.ends_with("pipeline_sdxl"), "{base}");
+    }
+    let convert = Command::new(env!("CARGO_BIN_EXE_temper"))
+        .args(["convert", "--to", "peft", "--adapter"])
+        .arg(&run.dir)
+        .arg("--model")
+        .arg(golden("pipeline_sdxl"))
+        .arg("--output")
+        .arg(bench.path("peft"))
+        .output()
+        .unwrap();
+    assert!(convert.status.success(), "{convert:?}");
+    for (from, to) in [
+        ("adapter_text_encoder", "text_encoder"),
+        ("adapter_text_encoder_2", "text_encoder_2"),
+    ] {
+        let file = |folder: &Path| tensors(&folder.join("adapter_model.safetensors"));
+        assert_eq!(
+            file(&run.dir.join(from)),
+            file(&bench.path("peft").join(to))
+        );
+    }
+}
+
+#[test]
+fn text_encoders_go_on_from_the_run_of_the_adapter_to_begin_with() {
+    let bench = Bench::new();
+    let first = run(&bench, "first", "pipeline", OFT);
+    first.succeed(&["--quiet"]);
+    let go_on = |name: &str, from: &Path| {
+        run(
+            &bench,
+            name,
+            "pipeline",
+            &format!("{OFT}\ninit_from = {from:?}"),
+        )
+        .set("train.steps=1")
+        .set("train.lr=1e-12")
+        .set("diffusion.text_encoder_lr=1e-12")
+    };
+    let second = go_on("second", &first.dir.join("adapter"));
+    second.succeed(&["--quiet"]);
+    let file = |run: &Run| {
+        tensors(
+            &run.dir
+                .join("adapter_text_encoder/adapter_model.safetensors"),
+        )
+    };
+    for ((name, old), (_, new)) in file(&first).iter().zip(&file(&second)) {
+        let apart = old
+            .iter()
+            .zip(new)
+            .map(|(old, new)| (old - new).abs())
+            .fold(0.0, f32::max);
+        assert!(apart < 1e-9, "{name} moved by {apart}");
+        assert!(old.iter().any(|value| *value != 0.0), "{name} was trained");
+    }
+    let alone = bench.path("alone");
+    std::fs::create_dir(&alone).unwrap();
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        std::fs::copy(first.dir.join("adapter").join(name), alone.join(name)).unwrap();
+    }
+    let said = go_on("third", &alone).remarks();
+    assert!(said.contains("starts anew"), "{said}");
+}
+
+#[test]
+fn adapters_that_no_gradient_would_reach_are_refused_before_they_are_planned_or_trained() {
+    let bench = Bench::new();
+    let run = run(&bench, "run", "pipeline", OFT).set("diffusion.clip_skip=2");
+    for how in [&["--dry-run"][..], &[]] {
+        let said = run.fail(2, how);
+        assert!(said.contains("passed none of its layers"), "{said}");
     }
 }
 

@@ -93,6 +93,7 @@ fn a_run_killed_before_it_wrote_its_recipe_starts_again() {
     let bench = Bench::new();
     let killed = run(&bench, "killed", 3, 0);
     std::fs::create_dir_all(killed.dir.join("checkpoints")).unwrap();
+    std::fs::write(killed.dir.join("run.lock"), "").unwrap();
     killed.succeed(&["--resume"]);
     assert_eq!(killed.losses().len(), 3);
     assert!(killed.dir.join("recipe.toml").exists());

@@ -76,8 +76,9 @@ pub fn write_diffusers_lora(
         };
         refuse_plain(adapter, FORMAT)?;
         for tensor in adapter.tensors() {
-            let tail = match tensor.slot {
-                Slot::LoraMagnitude => "",
+            let tail = match (&tensor.slot, component) {
+                // diffusers 0.42 passes a magnitude of text encoders over that has the name it writes itself.
+                (Slot::LoraMagnitude, Component::Unet) => "",
                 _ => ".weight",
             };
             let (part, module, slot) = (component.name(), &tensor.module, tensor.slot.name());

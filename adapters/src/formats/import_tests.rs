@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 
 use super::fixtures::{conv, linears, lora, oft, text_encoder, unet};
 use super::*;
-use crate::peft::{AdapterConfig, Module, Slot};
+use crate::peft::{AdapterConfig, AdapterFile, Module, Slot};
 use crate::weights::{Checkpoint, Dtype, HostTensor, save_safetensors};
 
 fn golden(name: &str) -> PathBuf {
@@ -268,4 +268,78 @@ fn targets_are_endings_only_where_they_select_the_same_modules() {
     assert_eq!(targets(&[down.clone(), mid]), names(&[shared]));
     let outer = names(&[&down.name, &up.name]);
     assert_eq!(targets(&[down, up]), outer);
+}
+
+#[test]
+fn peft_directories_of_text_encoders_fit_models_under_both_names() {
+    let (published, newer) = (text_encoder("text_model."), text_encoder(""));
+    for (file, model) in [(&newer, &published), (&published, &newer)] {
+        let directory = tempfile::tempdir().unwrap();
+        lora(file, false, false).save(directory.path()).unwrap();
+        let modules = Modules {
+            unet: &unet(),
+            text_encoder: model,
+            ..Modules::default()
+        };
+        let found = read(directory.path(), &modules).unwrap();
+        assert_eq!(found.adapters.len(), 1);
+        assert_eq!(found.adapters[0].0, Component::TextEncoder);
+        let names: Vec<_> = model.iter().map(|module| module.name.as_str()).collect();
+        let adapted = found.adapters[0].1.adapted_modules();
+        assert_eq!(adapted, names.into_iter().collect());
+        // By their order, which both namings share.
+        for (own, read) in lora(file, false, false)
+            .tensors()
+            .iter()
+            .zip(found.adapters[0].1.tensors())
+        {
+            assert_eq!(own.tensor, read.tensor);
+        }
+    }
+}
+
+#[test]
+fn adapters_of_text_encoders_are_stored_as_transformers_names_their_modules() {
+    let mut modules = text_encoder("text_model.");
+    let file = oft(&modules, |_| {});
+    let first = |file: &AdapterFile| file.tensors()[0].module.clone();
+    let stored = as_in_transformers(&file, &modules).unwrap();
+    assert_eq!(first(&stored), "encoder.layers.0.mlp.fc1");
+    modules.push(Module::linear("text_projection", 8, 8));
+    let stored = as_in_transformers(&stored, &modules).unwrap();
+    assert_eq!(first(&stored), "text_model.encoder.layers.0.mlp.fc1");
+    assert_eq!(stored.tensors(), file.tensors());
+}
+
+#[test]
+fn an_adapter_that_fits_two_text_encoders_alike_is_remarked_on() {
+    let text = text_encoder("text_model.");
+    let directory = tempfile::tempdir().unwrap();
+    lora(&text, false, false).save(directory.path()).unwrap();
+    let modules = Modules {
+        unet: &unet(),
+        text_encoder: &text,
+        text_encoder_2: &text,
+    };
+    let found = read(directory.path(), &modules).unwrap();
+    assert_eq!(found.adapters[0].0, Component::TextEncoder);
+    assert!(
+        found.remarks[0].contains("text_encoder_2"),
+        "{:?}",
+        found.remarks
+    );
+    let found = read(directory.path(), &modules.only(Component::TextEncoder2)).unwrap();
+    assert_eq!(found.adapters[0].0, Component::TextEncoder2);
+    assert!(found.remarks.is_empty(), "{:?}", found.remarks);
+    // Wider layers are another encoder's.
+    let wide: Vec<Module> = text
+        .iter()
+        .map(|module| Module::linear(module.name.as_str(), 16, 16))
+        .collect();
+    let modules = Modules {
+        text_encoder: &wide,
+        ..modules
+    };
+    let found = read(directory.path(), &modules).unwrap();
+    assert_eq!(found.adapters[0].0, Component::TextEncoder2);
 }

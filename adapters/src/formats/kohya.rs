@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use super::FormatError;
 use super::build::Parts;
 use super::diffusers::{create_parent, refuse_plain};
-use super::names::{Component, Modules, compvis_name, flattened, with_text_model};
+use super::names::{Component, Modules, compvis_name, flattened};
+use super::text_names::with_text_model;
 use crate::peft::{
     AdapterConfig, AdapterFile, AdapterTensor, LoraConfig, Module, ModuleKind, OftConfig, Slot,
 };

@@ -24,6 +24,7 @@ mod keys;
 mod kohya;
 mod names;
 mod read;
+mod text_names;
 
 pub use detect::{Format, detect};
 pub use diffusers::write_diffusers_lora;
@@ -31,6 +32,7 @@ pub use error::FormatError;
 pub use kohya::{KohyaModel, write_kohya};
 pub use names::{Component, Modules};
 pub use read::{Imported, read};
+pub use text_names::{as_in, as_in_transformers};
 
 #[cfg(test)]
 mod fixtures;

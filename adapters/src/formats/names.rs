@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::text_names::{self, TEXT_MODEL, with_text_model, without_text_model};
 use crate::peft::{AdapterFile, Module};
 use crate::weights::near::near;
 
@@ -58,20 +59,53 @@ impl<'a> Modules<'a> {
         }
     }
 
-    /// The component whose modules `file` names; the UNet when none fits, whose check then says what is missing.
-    pub fn owner(&self, file: &AdapterFile) -> Component {
-        let fits = |component: &Component| {
+    /// Those of one component alone.
+    #[must_use]
+    pub fn only(&self, component: Component) -> Self {
+        let of = |part| {
+            if part == component {
+                self.of(part)
+            } else {
+                &[]
+            }
+        };
+        Self {
+            unet: of(Component::Unet),
+            text_encoder: of(Component::TextEncoder),
+            text_encoder_2: of(Component::TextEncoder2),
+        }
+    }
+
+    /// The component that the adapter in a PEFT directory is for, `file` with the names of its modules, and the components that it
+    /// would fit as well. When it fits none, the one whose modules it names, else the first, whose check then says what is wrong.
+    pub fn owner(&self, file: &AdapterFile) -> (Component, AdapterFile, Vec<Component>) {
+        let there = |component: &Component| !self.of(*component).is_empty();
+        let components = Component::ALL.into_iter().filter(there);
+        let named = components.filter_map(|component| {
+            let file = text_names::as_in(file, self.of(component)).ok()?;
+            Some((component, file))
+        });
+        let mut named: Vec<_> = named.collect();
+        let fits = |(component, file): &(Component, AdapterFile)| {
+            let report = file.check(self.of(*component));
+            report.is_ok_and(|report| report.is_clean())
+        };
+        let fitting: Vec<usize> = (0..named.len()).filter(|at| fits(&named[*at])).collect();
+        let others = fitting.iter().skip(1).map(|at| named[*at].0).collect();
+        let names = |(component, file): &(Component, AdapterFile)| {
             let known = self.of(*component);
             let has = |name: &&str| known.iter().any(|module| module.name == *name);
             file.adapted_modules().iter().all(has)
         };
-        let mut all = Component::ALL.into_iter();
-        all.find(fits).unwrap_or(Component::Unet)
+        let chosen = fitting.first().copied();
+        let chosen = chosen.or_else(|| named.iter().position(names)).unwrap_or(0);
+        if named.is_empty() {
+            return (Component::Unet, file.clone(), others);
+        }
+        let (component, file) = named.swap_remove(chosen);
+        (component, file, others)
     }
 }
-
-/// Published text encoders have this before every name, those of transformers 5 do not. Files of both kinds fit models of both.
-pub(super) const TEXT_MODEL: &str = "text_model.";
 
 /// What a component's modules are called elsewhere.
 #[derive(Debug)]
@@ -156,18 +190,6 @@ impl<'a> Names<'a> {
 
 pub(super) fn flattened(name: &str) -> String {
     name.replace('.', "_")
-}
-
-pub(super) fn with_text_model(name: &str) -> String {
-    if name.starts_with(TEXT_MODEL) || name == "text_projection" {
-        name.to_owned()
-    } else {
-        format!("{TEXT_MODEL}{name}")
-    }
-}
-
-fn without_text_model(name: &str) -> &str {
-    name.strip_prefix(TEXT_MODEL).unwrap_or(name)
 }
 
 /// The name of a UNet's module in the original code (`input_blocks.4.1.…`), for modules whose place there is known.

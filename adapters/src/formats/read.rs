@@ -7,9 +7,10 @@ use super::build::{Parts, adapter};
 use super::diffusers::configurations;
 use super::keys::{self, Part};
 use super::kohya::{rotation_options, rotation_remark};
-use super::names::{Component, Modules, Names, TEXT_MODEL};
+use super::names::{Component, Modules, Names};
+use super::text_names::{self, renamed};
 use super::{Format, FormatError, detect};
-use crate::peft::{AdapterConfig, AdapterFile, Module, ModulePattern, PeftError};
+use crate::peft::{AdapterFile, PeftError};
 use crate::weights::Checkpoint;
 
 /// What [`read`] found.
@@ -56,9 +57,12 @@ pub fn read(path: &Path, modules: &Modules<'_>) -> Result<Imported, FormatError>
     match detect(path)? {
         Format::Peft(directory) => {
             let (file, warnings) = AdapterFile::load(&directory)?;
-            let component = modules.owner(&file);
+            let (component, file, others) = modules.owner(&file);
             file.check(modules.of(component))?.into_result()?;
-            let remarks = warnings.iter().map(ToString::to_string).collect();
+            let mut remarks: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+            remarks.extend(others.iter().map(|other| {
+                format!("it fits the {component} and the {other}, and is taken for that of the {component}")
+            }));
             Ok(Imported {
                 adapters: vec![(component, file)],
                 remarks,
@@ -68,6 +72,7 @@ pub fn read(path: &Path, modules: &Modules<'_>) -> Result<Imported, FormatError>
             let (mut adapters, mut remarks) = (Vec::new(), Vec::new());
             for (component, directory) in parts {
                 let (file, warnings) = AdapterFile::load(&directory)?;
+                let file = text_names::as_in(&file, modules.of(component))?;
                 file.check(modules.of(component))?.into_result()?;
                 remarks.extend(
                     warnings
@@ -97,7 +102,8 @@ fn from_file(path: &Path, modules: &Modules<'_>) -> Result<Imported, FormatError
     let mut adapters = Vec::new();
     for (component, parts) in found {
         let config = given.remove(&component);
-        let config = config.map(|config| renamed(config, modules.of(component)));
+        let config =
+            config.map(|config| renamed(config, text_names::is_prefixed(modules.of(component))));
         remarks.extend(rotation_remark(&parts, &metadata));
         let adapter = adapter(path, parts, config, series, modules.of(component))?;
         adapter.check(modules.of(component))?.into_result()?;
@@ -127,37 +133,6 @@ fn check_finite(path: &Path, file: &Checkpoint) -> Result<(), FormatError> {
     }
     let file = path.to_owned();
     Err(PeftError::NotFinite { file, keys }.into())
-}
-
-/// The configuration without the prefix of text encoders, if the model's modules have none. The other way round nothing is to do:
-/// names in a configuration are endings.
-fn renamed(mut config: AdapterConfig, modules: &[Module]) -> AdapterConfig {
-    if modules
-        .iter()
-        .any(|module| module.name.starts_with(TEXT_MODEL))
-    {
-        return config;
-    }
-    let strip = |name: &mut String| {
-        if let Some(rest) = name.strip_prefix(TEXT_MODEL) {
-            *name = rest.to_owned();
-        }
-    };
-    let common = config.common_mut();
-    for pattern in [&mut common.target_modules, &mut common.exclude_modules] {
-        if let Some(ModulePattern::Names(names)) = pattern {
-            names.iter_mut().for_each(strip);
-        }
-    }
-    if let AdapterConfig::Lora(lora) = &mut config {
-        lora.rank_pattern
-            .iter_mut()
-            .for_each(|(name, _)| strip(name));
-        lora.alpha_pattern
-            .iter_mut()
-            .for_each(|(name, _)| strip(name));
-    }
-    config
 }
 
 /// Problems for which names alike are looked up.

@@ -82,7 +82,7 @@ fn captions(images: &[PathBuf], config: &ImageSetConfig) -> Result<(Vec<String>,
             (None, None) => missing.push(path),
         }
     }
-    let hint = "write them into `.txt` files of the same name, or set a caption for those without";
+    let hint = "write them into `.txt` files of the same name, or set a caption for those without (in a recipe `captions = \"files\"` and `instance_prompt`)";
     refuse_missing(&missing, images.len(), config, "caption", hint)?;
     Ok((texts, without))
 }

@@ -200,9 +200,14 @@ impl ImageLoader {
     /// The example in the middle of each image, in both directions if `flip` is set: all pixels that can
     /// occur, so that latents can be computed once. Nothing with random crops, where pixels never repeat.
     pub fn distinct(&self) -> Vec<PlannedExample> {
-        if self.config.crop == Crop::Random {
-            return Vec::new();
+        match self.config.crop {
+            Crop::Random => Vec::new(),
+            Crop::Center => self.middles(),
         }
+    }
+
+    /// The example in the middle of each image, in both directions if `flip` is set, however images are cropped.
+    pub fn middles(&self) -> Vec<PlannedExample> {
         let flips: &[bool] = if self.config.flip {
             &[false, true]
         } else {

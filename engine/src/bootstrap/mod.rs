@@ -43,6 +43,7 @@ use crate::Failure;
 use crate::recipe::{BootstrapRecipe, TextModelKind};
 use crate::run::{Environment, RunDir, RunMode, Verbosity, note, write_atomic};
 use crate::text_model::{Closed, Gate, TextModel};
+use crate::train::keep_inputs;
 
 pub use dry_run::dry_run;
 pub use error::BootstrapError;
@@ -103,6 +104,9 @@ pub fn bootstrap(recipe: &BootstrapRecipe, switches: BootstrapSwitches) -> Resul
         (false, true) => RunMode::Overwrite,
         (false, false) => RunMode::Fresh,
     };
+    if mode == RunMode::Overwrite {
+        keep_inputs(&recipe.run.dir, &recipe.to_toml())?;
+    }
     let directory = RunDir::claim(&recipe.run.dir, mode)?;
     if switches.resume {
         same_recipe(recipe, &directory.recipe())?;

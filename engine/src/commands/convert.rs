@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
-use temper_adapters::formats::{self, KohyaModel, write_diffusers_lora, write_kohya};
+use temper_adapters::formats::{
+    self, KohyaModel, as_in_transformers, write_diffusers_lora, write_kohya,
+};
 use temper_adapters::peft::{
     AdapterConfig, AdapterFile, Module, Slot, TargetRule, block_size_from_cols, resolve,
 };
 use temper_adapters::{Cayley, SkewPacking};
 
-use super::output::print;
+use super::output::{print, refuse_input};
 use crate::Failure;
-use crate::diffusion::{ModuleNames, control_of, copy_folder, read_adapter};
+use crate::diffusion::{ModuleNames, TrainedWith, control_of, copy_folder, read_adapter};
 use crate::hub;
 use crate::run::note;
 
@@ -56,12 +58,15 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         let message = format!("`{}` is there already", output.display());
         return Err(Failure::run(message).with_hint("choose another --output, or add --overwrite"));
     }
-    let names = ModuleNames::of(&hub::resolve_model(&args.model)?)?;
+    let model = hub::resolve_model(&args.model)?;
+    refuse_input(&output, [args.adapter.as_path(), &model])?;
+    let names = ModuleNames::of(&model)?;
     let before = read_adapter(&args.adapter, &names.modules())?;
     for remark in write(args, &output, &before, &names)? {
         note(&format!("warning: {remark}"));
     }
     keep_control(args, &output)?;
+    say_how_it_was_trained(args);
     print(format!("wrote {}", output.display()))?;
     let after = formats::read(&output, &names.modules())?.adapters;
     let comparison = Comparison::of(&before, &after, &names).map_err(|problem| {
@@ -106,7 +111,11 @@ fn write(
                     1 => output.to_owned(),
                     _ => output.join(part.name()),
                 };
-                file.clone().with_base_model(&args.model).save(&directory)?;
+                let file = match part {
+                    formats::Component::Unet => file.clone(),
+                    _ => as_in_transformers(file, names.modules().of(*part))?,
+                };
+                file.with_base_model(&args.model).save(&directory)?;
             }
             Ok(Vec::new())
         }
@@ -119,6 +128,17 @@ fn write(
             Ok(write_kohya(output, &borrowed, model, &names.modules())?)
         }
     }
+}
+
+/// No layout says how the run saw its model.
+fn say_how_it_was_trained(args: &Args) {
+    let Some(trained) = TrainedWith::of(&args.adapter).filter(TrainedWith::is_of_note) else {
+        return;
+    };
+    note(&format!(
+        "warning: the run was trained with {trained}, which the new place cannot say: draw with {}",
+        trained.flags()
+    ));
 }
 
 /// The encoder of control pictures goes along where there is a directory for it; a file has no place.

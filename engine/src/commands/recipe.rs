@@ -1,5 +1,6 @@
 //! `temper recipe`: check, show and explain recipes.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::output::print;
@@ -203,10 +204,32 @@ fn kind_name(method: &Method, adapter: Option<&Adapter>) -> &'static str {
     }
 }
 
-/// Names the keys of the nearest section that exists.
+/// Names the keys of the nearest section that exists, of all kinds of recipes.
 fn unknown_key(key: &str) -> Failure {
-    let root = schema();
-    let (mut section, mut here) = (String::new(), &root);
+    let (mut section, mut names) = (String::new(), BTreeSet::new());
+    for root in [schema(), diffusion_schema(), bootstrap_schema()] {
+        let (found, keys) = nearest(&root, key);
+        if found.len() > section.len() {
+            names.clear();
+        }
+        if found.len() >= section.len() {
+            section = found;
+            names.extend(keys);
+        }
+    }
+    let place = if section.is_empty() {
+        "a recipe".to_owned()
+    } else {
+        format!("`{section}`")
+    };
+    let names: Vec<String> = names.into_iter().collect();
+    Failure::usage(format!("no such key `{key}`"))
+        .with_hint(format!("{place} has {}", names.join(", ")))
+}
+
+/// The deepest section on the way to `key`, and its keys.
+fn nearest(root: &serde_json::Value, key: &str) -> (String, Vec<String>) {
+    let (mut section, mut here) = (Vec::new(), root);
     for name in key.split('.') {
         let Some(inner) = here.get("properties").and_then(|keys| keys.get(name)) else {
             break;
@@ -214,26 +237,12 @@ fn unknown_key(key: &str) -> Failure {
         if inner.get("properties").is_none() {
             break;
         }
-        section = if section.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{section}.{name}")
-        };
+        section.push(name);
         here = inner;
     }
     let keys = here
         .get("properties")
         .and_then(serde_json::Value::as_object);
-    let names: Vec<&str> = keys
-        .into_iter()
-        .flat_map(|keys| keys.keys())
-        .map(String::as_str)
-        .collect();
-    let place = if section.is_empty() {
-        "a recipe".to_owned()
-    } else {
-        format!("`{section}`")
-    };
-    Failure::usage(format!("no such key `{key}`"))
-        .with_hint(format!("{place} has {}", names.join(", ")))
+    let names = keys.into_iter().flat_map(|keys| keys.keys().cloned());
+    (section.join("."), names.collect())
 }

@@ -1,10 +1,11 @@
 //! Adapters on the networks of a pipeline: read in any layout, several at once, of any strength, folded into the weights.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use temper_adapters::formats::{self, Imported, Modules};
-use temper_adapters::peft::{AdapterFile, Module};
+use temper_adapters::peft::{AdapterFile, Module, Slot};
 use temper_adapters::{Adaptable, merge_into};
 
 use super::{Component, DiffusionError, Pipeline};
@@ -88,7 +89,12 @@ fn read_place(
     path: &Path,
     modules: &Modules<'_>,
 ) -> Result<Vec<(formats::Component, AdapterFile)>, DiffusionError> {
-    let read = formats::read(path, modules).map_err(|source| DiffusionError::adapter(path, source));
+    let modules = match of_folder(path) {
+        Some(part) if !modules.of(part).is_empty() => modules.only(part),
+        _ => *modules,
+    };
+    let read =
+        formats::read(path, &modules).map_err(|source| DiffusionError::adapter(path, source));
     let Imported { adapters, remarks } = read?;
     let say = |what: &str| note(&format!("warning: `{}`: {what}", path.display()));
     for remark in &remarks {
@@ -98,6 +104,18 @@ fn read_place(
         say("this adapter changes nothing: all its values are zero, as before training");
     }
     Ok(adapters)
+}
+
+/// The text encoder whose adapter a run keeps under this name: two encoders may have the same layers.
+fn of_folder(path: &Path) -> Option<formats::Component> {
+    let name = path.file_name()?.to_str()?;
+    let [_, first, second] = ADAPTERS;
+    let texts = [
+        (first, formats::Component::TextEncoder),
+        (second, formats::Component::TextEncoder2),
+    ];
+    let mut texts = texts.into_iter();
+    texts.find_map(|(folder, part)| (folder == name).then_some(part))
 }
 
 /// The adapter of one network that stands alone.
@@ -166,10 +184,26 @@ pub fn apply_adapters(
     pipeline: &mut Pipeline,
     choices: &[AdapterChoice],
 ) -> Result<Vec<String>, DiffusionError> {
-    let mut remarks = Vec::new();
+    let (mut remarks, mut stored) = (Vec::new(), BTreeMap::new());
     // What acts first on the input stands farthest from the weight, and is folded last.
     for choice in choices.iter().rev() {
         for (component, file) in pipeline.read_adapter(&choice.path)? {
+            for tensor in file.tensors() {
+                let (Slot::Bias | Slot::Saved(_)) = &tensor.slot else {
+                    continue;
+                };
+                let network = component.name();
+                let name = format!("{network}.{}.{}", tensor.module, tensor.slot.name());
+                if let Some(other) = stored.insert(name.clone(), &choice.path)
+                    && choice.strength == 1.0
+                {
+                    remarks.push(format!(
+                        "`{name}` is stored by `{}` and by `{}`: they do not add up, only that of the first named remains",
+                        choice.path.display(),
+                        other.display()
+                    ));
+                }
+            }
             let merged = merge_into(pipeline.adaptable(component)?, &file, choice.strength);
             remarks.extend(merged.map_err(|error| DiffusionError::adapter(&choice.path, error))?);
         }
@@ -219,6 +253,48 @@ impl Pipeline {
             None => Err(DiffusionError::NoSuchNetwork {
                 component: component.name(),
             }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use temper_adapters::peft::{AdapterConfig, AdapterTensor, LoraConfig, ModulePattern, Slot};
+    use temper_adapters::weights::{Dtype, HostTensor};
+
+    use super::*;
+
+    #[test]
+    fn adapters_of_a_run_go_to_the_encoder_of_their_folder_when_both_have_the_same_layers() {
+        let name = "text_model.encoder.layers.0.self_attn.q_proj";
+        let modules = [Module::linear(name, 2, 2)];
+        let both = Modules {
+            text_encoder: &modules,
+            text_encoder_2: &modules,
+            ..Modules::default()
+        };
+        let tensor = |slot, shape: [usize; 2]| AdapterTensor {
+            module: name.to_owned(),
+            slot,
+            tensor: HostTensor::from_f32(Dtype::F32, shape.to_vec(), &[0.5; 2]).unwrap(),
+        };
+        let mut config = LoraConfig {
+            r: 1,
+            ..LoraConfig::default()
+        };
+        config.common.target_modules = Some(ModulePattern::Names(vec!["q_proj".to_owned()]));
+        let tensors = vec![tensor(Slot::LoraA, [1, 2]), tensor(Slot::LoraB, [2, 1])];
+        let file = AdapterFile::new(AdapterConfig::Lora(config), tensors).unwrap();
+        let run = tempfile::tempdir().unwrap();
+        for (folder, component) in ADAPTERS[1..].iter().zip([
+            formats::Component::TextEncoder,
+            formats::Component::TextEncoder2,
+        ]) {
+            let place = run.path().join(folder);
+            file.save(&place).unwrap();
+            let found = read_place(&place, &both).unwrap();
+            let parts: Vec<_> = found.into_iter().map(|(part, _)| part).collect();
+            assert_eq!(parts, [component]);
         }
     }
 }

@@ -223,7 +223,9 @@ impl DiffusionError {
                 FormatError::Missing { .. } => {
                     "look at the spelling of the path; a run leaves its adapter in `adapter`"
                 }
-                FormatError::NotFound { .. } => return None,
+                FormatError::NotFound { .. } | FormatError::Peft(PeftError::OutOfRange { .. }) => {
+                    return None;
+                }
                 FormatError::Peft(PeftError::NotFinite { .. }) => {
                     "take an adapter from before, or train again with a smaller `train.lr`"
                 }

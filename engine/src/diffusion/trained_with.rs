@@ -28,7 +28,9 @@ impl TrainedWith {
             #[serde(default)]
             diffusion: TrainedWith,
         }
-        let places = [Some(result), result.parent()];
+        // A file for other tools lies in the adapter of its run.
+        let above = result.parent().filter(|_| result.is_file());
+        let places = [Some(result), result.parent(), above.and_then(Path::parent)];
         let text = places
             .into_iter()
             .flatten()
@@ -69,6 +71,28 @@ impl TrainedWith {
             }
         }
         Ok(first.map_or_else(|| asked.clone(), |(_, found)| found))
+    }
+
+    /// Whether drawing must be told.
+    pub(crate) fn is_of_note(&self) -> bool {
+        self.prediction_type.is_some() || self.clip_skip.unwrap_or(0) > 0 || self.zero_terminal_snr
+    }
+
+    /// What `temper sample` must be given where it cannot see the run.
+    pub(crate) fn flags(&self) -> String {
+        let prediction = self.prediction_type.iter();
+        let skip = self.clip_skip.iter().filter(|skip| **skip > 0);
+        let mut flags: Vec<String> = prediction
+            .map(|prediction| format!("--prediction {prediction}"))
+            .chain(skip.map(|skip| format!("--clip-skip {skip}")))
+            .collect();
+        if self.zero_terminal_snr {
+            flags.push(
+                "a model whose scheduler has `rescale_betas_zero_snr` and trailing timesteps"
+                    .to_owned(),
+            );
+        }
+        flags.join(" and ")
     }
 
     /// A scheduler with the noise process of the run.

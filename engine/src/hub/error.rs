@@ -82,7 +82,9 @@ pub enum HubError {
         status: u16,
     },
     /// The hub could not be reached, or the connection broke too often.
-    #[error("cannot fetch `{url}`; what has arrived is kept, run again to go on")]
+    #[error(
+        "cannot fetch `{url}`, and nothing of that name is on this machine; what has arrived is kept, run again to go on"
+    )]
     Request {
         /// The address.
         url: String,

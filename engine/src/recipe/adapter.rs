@@ -42,7 +42,7 @@ pub struct Adapter {
     #[schemars(extend("default" = "none"))]
     pub bias: Option<Bias>,
     /// Adapter directory or hub name in PEFT layout to continue from, instead of starting at
-    /// identity.
+    /// identity. Text encoders continue from those beside it in its run.
     pub init_from: Option<String>,
 
     /// OFT: number of rotation blocks (0 when `oft_block_size` is set). LoRA: the rank (default 8).

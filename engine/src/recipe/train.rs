@@ -31,8 +31,7 @@ pub struct Train {
     pub lr: f64,
     /// Course of the learning rate after warm-up.
     pub schedule: Schedule,
-    /// Share of the steps over which the learning rate rises from 0, rounded up. Default 0.03; give
-    /// this or
+    /// Share of the steps over which the learning rate rises from 0, rounded up. Give this or
     /// `warmup_steps`.
     #[schemars(extend("default" = 0.03, "minimum" = 0, "exclusiveMaximum" = 1))]
     pub warmup_ratio: Option<f64>,

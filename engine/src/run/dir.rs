@@ -68,13 +68,8 @@ const OWN: [&str; 21] = [
     "questions.jsonl",
 ];
 
-/// What tells a run directory from any other.
-const MARKS: [&str; 4] = [
-    "recipe.toml",
-    "environment.json",
-    "metrics.jsonl",
-    "checkpoints",
-];
+/// What tells a run directory from any other: a folder `checkpoints` or a recipe may be anybody's.
+const MARKS: [&str; 2] = [LOCK, "environment.json"];
 
 impl RunDir {
     /// Creates or takes over `path` for training, and locks it.
@@ -128,6 +123,23 @@ impl RunDir {
         Ok(Self {
             path: path.to_path_buf(),
             _lock: lock,
+        })
+    }
+
+    /// The first path in a recipe's text that overwriting the run in `path` would remove: photographs, a model or an adapter that the
+    /// new run begins with. Gives the key and the path.
+    pub(crate) fn needed_of_the_old(path: &Path, recipe: &str) -> Option<(String, PathBuf)> {
+        let removed: Vec<PathBuf> = OWN
+            .iter()
+            .filter_map(|name| path.join(name).canonicalize().ok())
+            .collect();
+        let recipe: toml::Value = toml::from_str(recipe).ok()?;
+        let mut texts = Vec::new();
+        collect_texts("", &recipe, &mut texts);
+        texts.into_iter().find_map(|(key, text)| {
+            let real = Path::new(&text).canonicalize().ok()?;
+            let lost = removed.iter().any(|removed| real.starts_with(removed));
+            lost.then(|| (key, text.into()))
         })
     }
 
@@ -232,6 +244,28 @@ impl RunDir {
     }
 }
 
+/// Every text of a recipe under its dotted key.
+fn collect_texts(key: &str, value: &toml::Value, texts: &mut Vec<(String, String)>) {
+    match value {
+        toml::Value::String(text) => texts.push((key.to_owned(), text.clone())),
+        toml::Value::Array(values) => {
+            for value in values {
+                collect_texts(key, value, texts);
+            }
+        }
+        toml::Value::Table(table) => {
+            for (name, value) in table {
+                let key = match key {
+                    "" => name.clone(),
+                    key => format!("{key}.{name}"),
+                };
+                collect_texts(&key, value, texts);
+            }
+        }
+        _ => {}
+    }
+}
+
 /// Whether a directory is absent or holds nothing but a lock file.
 fn is_empty(path: &Path) -> Result<bool, RunError> {
     let entries = match fs::read_dir(path) {
@@ -295,12 +329,40 @@ mod tests {
     }
 
     #[test]
+    fn what_a_recipe_needs_of_the_run_that_it_overwrites_is_found() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = used_run(parent.path());
+        let with = |key: &str, value: &Path| {
+            let mut section = toml::Table::new();
+            section.insert(key.to_owned(), value.display().to_string().into());
+            let mut recipe = toml::Table::new();
+            recipe.insert("images".to_owned(), section.into());
+            RunDir::needed_of_the_old(&path, &recipe.to_string())
+        };
+        let samples = path.join("samples");
+        assert_eq!(
+            with("path", &samples),
+            Some(("images.path".to_owned(), samples.clone()))
+        );
+        let roundabout = path.join("control/../samples");
+        assert_eq!(with("path", &roundabout).unwrap().1, roundabout);
+        assert_eq!(with("path", &path.join("my notes.txt")), None);
+        assert_eq!(with("dir", &path), None);
+    }
+
+    #[test]
     fn directory_that_is_no_run_is_never_overwritten() {
         let parent = tempfile::tempdir().unwrap();
-        fs::create_dir(parent.path().join("model")).unwrap();
+        for folder in ["model", "checkpoints"] {
+            fs::create_dir(parent.path().join(folder)).unwrap();
+        }
+        fs::write(parent.path().join("recipe.toml"), b"mine").unwrap();
         let error = RunDir::create(parent.path(), RunMode::Overwrite).unwrap_err();
         assert!(matches!(error, RunError::NotARun { .. }));
+        let error = RunDir::create(parent.path(), RunMode::Resume).unwrap_err();
+        assert!(matches!(error, RunError::NothingToResume { .. }));
         assert!(parent.path().join("model").exists());
+        assert!(parent.path().join("checkpoints").exists());
     }
 
     #[test]

@@ -35,13 +35,15 @@ pub use state::Position;
 pub(crate) use state::{load as load_state, save as save_state};
 pub use trainer::{Ending, TrainerOptions};
 
+use std::path::Path;
+
 use crate::Failure;
 use crate::recipe::Recipe;
 use crate::run::{
     Environment, EventWriter, MetricsWriter, Progress, RunDir, RunMode, Signals, Summary,
     TaskMetric, Verbosity, read_metrics, write_curve,
 };
-use resume::{evaluated, exams, restore};
+use resume::{evaluated, exams, restore, settle};
 pub(crate) use setup::{check_ranks, options, same_method, same_recipe, warn};
 use trainer::{Trainer, broken_parameter};
 
@@ -77,16 +79,14 @@ pub(crate) fn train_any(
         return Err(Failure::run(message)
             .with_hint("its file is damaged, or was saved from a run that failed: get it anew"));
     }
-    let mode = match (switches.resume, recipe.run().overwrite) {
-        (true, _) => RunMode::Resume,
-        (false, true) => RunMode::Overwrite,
-        (false, false) => RunMode::Fresh,
-    };
-    let directory = RunDir::create(&recipe.run().dir, mode)?;
+    let directory = claim(recipe, switches.resume)?;
     let (optimizer, position) = restore(recipe, &directory, session.as_mut(), switches.resume)?;
     let resumed_from = (position.step > 0).then_some(position.step);
     begin(recipe, &directory, session.device(), resumed_from)?;
     session.prepare(&directory, resumed_from.is_some(), &signals)?;
+    let position = settle(position, session.as_ref())?;
+    // A checkpoint before the first step comes after a row of its own.
+    let kept = resumed_from.or(position.eval_before.map(|_| 0));
     let verbosity = if switches.quiet {
         Verbosity::Silent
     } else {
@@ -100,7 +100,7 @@ pub(crate) fn train_any(
         position,
         directory: &directory,
         store: directory.checkpoint_store()?,
-        metrics: match resumed_from {
+        metrics: match kept {
             Some(step) => MetricsWriter::resume(&directory.metrics(), step)?,
             None => MetricsWriter::create(&directory.metrics())?,
         },
@@ -153,6 +153,33 @@ fn conclude(
     }
     trainer.adopt_averages();
     Ok((eval_loss, trainer.exams.get(&step).cloned()))
+}
+
+/// The run directory, with what an old run left removed if the recipe says so.
+fn claim(recipe: &dyn TrainingRecipe, resume: bool) -> Result<RunDir, Failure> {
+    let mode = match (resume, recipe.run().overwrite) {
+        (true, _) => RunMode::Resume,
+        (false, true) => RunMode::Overwrite,
+        (false, false) => RunMode::Fresh,
+    };
+    if mode == RunMode::Overwrite {
+        keep_inputs(&recipe.run().dir, &recipe.text())?;
+    }
+    Ok(RunDir::create(&recipe.run().dir, mode)?)
+}
+
+/// Refuses to overwrite a run that holds what the recipe reads.
+pub(crate) fn keep_inputs(run: &Path, recipe: &str) -> Result<(), Failure> {
+    let Some((key, path)) = RunDir::needed_of_the_old(run, recipe) else {
+        return Ok(());
+    };
+    let message = format!(
+        "`{key}` is `{}`, which `run.overwrite` would remove with the old run in `{}`",
+        path.display(),
+        run.display()
+    );
+    Err(Failure::usage(message)
+        .with_hint("name another `run.dir`, or move what is needed out of it"))
 }
 
 /// What ends a run that a signal stopped.

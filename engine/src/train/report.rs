@@ -50,11 +50,16 @@ pub(super) fn print(
     let mut out = std::io::stdout().lock();
     session.print(&mut out)?;
     writeln!(out, "{}", losses(&rows, summary))?;
+    // Photographs are too few to hold some out: their loss is that of training pictures under noise that stays the same.
+    let name = match session.learner().unit() {
+        Unit::Tokens => "held-out loss",
+        Unit::Images => "validation loss",
+    };
     if let (true, Some(step)) = (summary.stopped_early, summary.best_step) {
         let is_result = summary.task.as_ref().is_none_or(|task| task.step == step);
         writeln!(
             out,
-            "stopped early   the held-out loss was lowest after step {step}{}",
+            "stopped early   the {name} was lowest after step {step}{}",
             if is_result {
                 "; that state is the result"
             } else {
@@ -63,11 +68,6 @@ pub(super) fn print(
         )?;
     }
     if let (Some(before), Some(after)) = (summary.eval_loss_before, summary.eval_loss) {
-        // Photographs are too few to hold some out: their loss is that of training pictures under noise that stays the same.
-        let name = match session.learner().unit() {
-            Unit::Tokens => "held-out loss",
-            Unit::Images => "validation loss",
-        };
         writeln!(out, "{name:<15} {before:.4} -> {after:.4}")?;
     }
     if let Some(task) = &summary.task {

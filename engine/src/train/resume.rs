@@ -77,11 +77,8 @@ pub(super) fn restore(
     };
     store.set_aside_after(checkpoint.step)?;
     let (optimizer, position) = state::load(&checkpoint.path, session.learner_mut().model_mut())?;
-    if position.data != start.data {
-        return Err(
-            Failure::run("the training data changed since the checkpoint was written")
-                .with_hint("restore the data, or start a new run in another `run.dir`"),
-        );
+    if !position.data.starts_with(&start.data) {
+        return Err(data_changed());
     }
     if !position.base.is_empty() && position.base != start.base {
         return Err(
@@ -92,6 +89,20 @@ pub(super) fn restore(
     }
     note(&format!("resumed after step {}", position.step));
     Ok((optimizer, position))
+}
+
+/// The position on the data as the session found or made them when it was prepared.
+pub(super) fn settle(position: Position, session: &dyn Session) -> Result<Position, Failure> {
+    let data = session.data_fingerprint();
+    if position.step > 0 && position.data != data {
+        return Err(data_changed());
+    }
+    Ok(Position { data, ..position })
+}
+
+fn data_changed() -> Failure {
+    Failure::run("the training data changed since the checkpoint was written")
+        .with_hint("restore the data, or start a new run in another `run.dir`")
 }
 
 /// SHA-256 over the model's settings and names, shapes and some values of every frozen parameter. What is trained on another base than it was begun on fits

@@ -38,7 +38,7 @@ pub(crate) trait Session {
     /// The device, for the record.
     fn device(&self) -> &str;
 
-    /// Fingerprint of the data: a run goes on only with the same.
+    /// Fingerprint of the data: a run goes on only with the same. What [`Self::prepare`] finds or makes is appended by it.
     fn data_fingerprint(&self) -> String;
 
     /// What of the model is in no parameter: configurations, tokenizers, the noise process. A run goes on only with the same.

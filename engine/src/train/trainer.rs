@@ -84,8 +84,14 @@ impl Trainer<'_> {
         self.begin_averages();
         // Better now than after hours.
         self.store.check_space(self.checkpoint_bytes())?;
-        if self.position.step == 0 {
-            self.show(0)?;
+        // At the beginning, or where a signal came before the end of a show.
+        let shows = self.options.show_every;
+        let begins = self.position.step;
+        if begins == 0 || (shows > 0 && begins.is_multiple_of(shows) && begins < total) {
+            let shown = self.show(begins)?;
+            if let (false, Some(signal)) = (shown, self.signals.stop_requested()) {
+                return Ok(Ending::Signal(signal));
+            }
         }
         if self.position.step == 0 && self.position.eval_before.is_none() {
             self.position.eval_before = self.evaluate()?;

@@ -57,18 +57,18 @@ impl ClipTextOutput {
     /// # Errors
     /// [`ModelError::ClipSkip`] when there are not that many layers.
     pub fn penultimate(&self, clip_skip: usize) -> Result<Tensor<3>, ModelError> {
-        self.back(clip_skip + 1)
+        self.back(clip_skip, 1)
     }
 
-    /// The state `layers` before the last.
-    fn back(&self, layers: usize) -> Result<Tensor<3>, ModelError> {
-        let count = self.hidden_states.len();
-        let at = count.checked_sub(layers + 1);
+    /// The state that is read when `unread` layers at the end never are, and `clip_skip` further ones are left out.
+    fn back(&self, clip_skip: usize, unread: usize) -> Result<Tensor<3>, ModelError> {
+        let layers = self.hidden_states.len().saturating_sub(1 + unread);
+        let at = layers.checked_sub(clip_skip);
         at.and_then(|at| self.hidden_states.get(at))
             .cloned()
             .ok_or(ModelError::ClipSkip {
-                skip: layers,
-                layers: count.saturating_sub(1),
+                skip: clip_skip,
+                layers,
             })
     }
 }
@@ -186,7 +186,7 @@ impl ClipText {
         if clip_skip == 0 {
             return Ok(output.last_hidden_state.clone());
         }
-        Ok(self.final_layer_norm.layer(output.back(clip_skip)?))
+        Ok(self.final_layer_norm.layer(output.back(clip_skip, 0)?))
     }
 
     /// `loss` of the outputs for `ids`, and the gradient of every trained parameter, added to `sums`.

@@ -42,11 +42,19 @@ struct Leaves {
     d_control: Option<Tensor<4>>,
 }
 
+/// What is wanted of the embedding of timesteps and pooled texts.
+#[derive(Clone, Copy, PartialEq)]
+enum Wish {
+    Nothing,
+    Parameters,
+    /// Also the gradient of the pooled texts.
+    Pooled,
+}
+
 /// Which gradients are wanted besides those of the segments' parameters.
 #[derive(Clone, Copy)]
 struct Wanted {
-    emb: bool,
-    pooled: bool,
+    embedding: Wish,
     text: bool,
     control: bool,
 }
@@ -74,9 +82,13 @@ impl Unet {
         self.config().check_input(input)?;
         let (added, control) = (input.added.as_ref(), input.control.as_ref());
         let pooled = added.is_some_and(|added| tracked(&added.text_embeds));
+        let embedding = match (pooled, is_trained(&self.embeddings)) {
+            (true, _) => Wish::Pooled,
+            (false, true) => Wish::Parameters,
+            (false, false) => Wish::Nothing,
+        };
         let wanted = Wanted {
-            emb: is_trained(&self.embeddings) || pooled,
-            pooled,
+            embedding,
             text: tracked(&input.encoder_hidden_states),
             control: control.is_some_and(tracked),
         };
@@ -102,7 +114,9 @@ impl Unet {
         sums: &mut Gradients,
     ) -> Result<UnetStep, ModelError> {
         let text = leaf(input.encoder_hidden_states, wanted.text);
-        let added = pooled_as(input.added.as_ref(), |pooled| leaf(pooled, wanted.pooled));
+        let added = pooled_as(input.added.as_ref(), |pooled| {
+            leaf(pooled, wanted.embedding == Wish::Pooled)
+        });
         let control = input.control.map(|control| leaf(control, wanted.control));
         let loss = loss(self.forward(&UnetInput {
             encoder_hidden_states: text.clone(),
@@ -172,7 +186,12 @@ impl Unet {
         let d_emb = leaves.d_emb.take();
         UnetStep {
             loss: value.unwrap_or_else(|| unreachable!("the last segment gives a loss")),
-            d_text_embeds: self.finish_embeddings(input, d_emb, wanted.pooled, sums),
+            d_text_embeds: self.finish_embeddings(
+                input,
+                d_emb,
+                wanted.embedding == Wish::Pooled,
+                sums,
+            ),
             d_encoder_hidden_states: leaves.d_text,
             d_control: leaves.d_control,
         }
@@ -227,7 +246,7 @@ impl Unet {
     fn lowest_differentiated(&self, wanted: Wanted) -> Option<usize> {
         let needed = |(index, segment): (usize, &Segment)| {
             (wanted.control && index == 0)
-                || (wanted.emb && segment.sees_time())
+                || (wanted.embedding != Wish::Nothing && segment.sees_time())
                 || (wanted.text && segment.sees_text())
                 || is_trained(segment)
         };
@@ -262,7 +281,10 @@ impl Leaves {
     fn new(conditions: Conditions, input: &UnetInput, wanted: Wanted) -> Self {
         let control = input.control.clone();
         Self {
-            emb: leaf(conditions.emb.cast(FloatDType::F32), wanted.emb),
+            emb: leaf(
+                conditions.emb.cast(FloatDType::F32),
+                wanted.embedding != Wish::Nothing,
+            ),
             text: leaf(input.encoder_hidden_states.clone(), wanted.text),
             control: control.map(|control| leaf(control, wanted.control)),
             d_emb: None,

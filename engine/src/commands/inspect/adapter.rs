@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde_json::json;
+use temper_adapters::formats::as_in;
 use temper_adapters::peft::{
     AdapterConfig, AdapterFile, Module, ModulePattern, Slot, block_size_from_cols,
 };
@@ -62,7 +63,7 @@ pub(super) fn describe(adapter: &AdapterFile, report: &mut Report) {
         report.fact("modules_stored_whole", saved.clone());
     }
     if let Some(version) = &common.peft_version {
-        report.fact("written_by", format!("PEFT {version}"));
+        report.fact("layout_of", format!("PEFT {version}"));
     }
 }
 
@@ -149,24 +150,28 @@ fn rotations(adapter: &AdapterFile, report: &mut Report) {
     report.fact("largest_block_norm", format!("{largest:.3e}"));
 }
 
-/// The layers that the adapter is for: of a pipeline those of the network that it names.
-fn modules_for(adapter: &AdapterFile, model: &Path) -> Result<Vec<Module>, Failure> {
+/// The layers that the adapter is for, of a pipeline those of the network that it names, and the adapter with their names.
+fn modules_for(adapter: &AdapterFile, model: &Path) -> Result<(Vec<Module>, AdapterFile), Failure> {
     let is_pipeline = match Place::of(model) {
         Ok(Place::Directory) => true,
         Ok(Place::File(file)) => Checkpoint::open(file).is_ok_and(|file| is_single_file(&file)),
         Err(_) => false,
     };
     if !is_pipeline {
-        return modules(model);
+        let modules = modules(model)?;
+        let adapter = as_in(adapter, &modules)?;
+        return Ok((modules, adapter));
     }
     let names = ModuleNames::of(model)?;
     let all = names.modules();
-    Ok(all.of(all.owner(adapter)).to_vec())
+    let (component, adapter, _) = all.owner(adapter);
+    Ok((all.of(component).to_vec(), adapter))
 }
 
 /// The strict comparison, both ways.
 fn check(adapter: &AdapterFile, model: &Path, report: &mut Report) -> Result<bool, Failure> {
-    let found = adapter.check(&modules_for(adapter, model)?)?;
+    let (modules, adapter) = modules_for(adapter, model)?;
+    let found = adapter.check(&modules)?;
     report.fact("checked_against", model.display().to_string());
     report.fact("fits", found.is_clean());
     report.fact("matched", found.matched.len());

@@ -64,6 +64,8 @@ pub(super) fn unet(args: &Args, directory: &Path) -> Result<(), Failure> {
 
 /// A pipeline: networks that an adapter changes are written anew, everything else is copied.
 pub(super) fn pipeline(args: &Args, path: &Path, place: &Place) -> Result<(), Failure> {
+    let adapters = args.adapter.iter().map(|adapter| adapter.path.as_path());
+    let trained = TrainedWith::of_all(adapters, &TrainedWith::default())?;
     let open = device::open(&args.device)?;
     let stored = match place {
         Place::File(file) => stored_dtype(file),
@@ -73,8 +75,6 @@ pub(super) fn pipeline(args: &Args, path: &Path, place: &Place) -> Result<(), Fa
     let mut pipeline = Pipeline::open(path, compute, &open)?;
     let folded = fold(args, &mut pipeline)?;
     let mut changed: Vec<Component> = folded.keys().copied().collect();
-    let adapters = args.adapter.iter().map(|adapter| adapter.path.as_path());
-    let trained = TrainedWith::of_all(adapters, &TrainedWith::default())?;
     let noise_process = trained.noise_process(&pipeline.scheduler)?;
     if noise_process.to_json() != pipeline.scheduler.to_json() {
         note(&format!(

@@ -87,10 +87,18 @@ impl ControlArgs {
         // `temper merge` leaves it with the pipeline.
         let merged = pipeline.index().directory().join("control");
         let merged = merged.join("config.json").is_file().then_some(merged);
-        let mut trained = adapters
+        let mut trained: Vec<PathBuf> = adapters
             .iter()
-            .filter_map(|adapter| control_of(&adapter.path));
-        trained.next().or(merged).ok_or_else(|| {
+            .filter_map(|adapter| control_of(&adapter.path))
+            .collect();
+        trained.dedup();
+        if let [first, _, ..] = &trained[..] {
+            note(&format!(
+                "warning: several adapters were trained with an encoder of control pictures; that in `{}` is used: choose with --control-model",
+                first.display()
+            ));
+        }
+        trained.into_iter().next().or(merged).ok_or_else(|| {
             Failure::usage("--control needs the encoder that was trained with the adapter")
                 .with_hint("name its directory with --control-model; a run leaves it in `control`")
         })

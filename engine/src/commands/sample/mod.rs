@@ -58,7 +58,8 @@ pub(crate) struct Args {
     /// How far guidance is brought back to the spread of the unguided prediction, 0 to 1
     #[arg(long, value_name = "PHI", default_value_t = 0.0)]
     guidance_rescale: f64,
-    /// Another scheduler than the model's: ddim, ddpm, pndm, euler, `euler_ancestral`, heun, `dpmpp_2m`, `dpmpp_2m_karras`, unipc, …
+    /// Another scheduler than the model's: ddpm, ddim, pndm, euler, `euler_ancestral`, heun, `dpmpp_2m`, `dpmpp_2m_sde` or unipc; euler, heun and both
+    /// `dpmpp_2m` also with Karras' noise levels, as `euler_karras`
     #[arg(long, value_name = "NAME")]
     scheduler: Option<String>,
     /// What the model predicts, where its scheduler is wrong about it: epsilon, `v_prediction` or sample; by default what the

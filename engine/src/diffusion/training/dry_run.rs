@@ -109,6 +109,7 @@ fn images(recipe: &DiffusionRecipe) -> Result<(usize, u64, String, Vec<String>),
     if recipe.images.kind == ImagesKind::Latents {
         let with_class = recipe.images.prior_loss_weight > 0.0;
         let file = LatentFile::open(&recipe.images.path, with_class)?;
+        file.check_batch(&recipe.images.path, recipe.train.batch_size)?;
         let found = format!("{} steps of {} latents", file.steps(), file.rows());
         let rows = file.rows() * file.steps();
         return Ok((rows, file.steps() as u64, found, Vec::new()));

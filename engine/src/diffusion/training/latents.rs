@@ -110,10 +110,11 @@ impl LatentFile {
             && timesteps.iter().all(|row| row.len() == rows)
             && text_rows == rows
             && (text.shape.len() == 3 || text.shape[0] == steps)
-            && rows > 0;
+            && rows > 0
+            && steps > 0;
         if !fits {
             let message = format!(
-                "the tensors of `{}` have different numbers of steps or rows: latents {:?}, noise {:?}, text {:?}",
+                "the tensors of `{}` have different numbers of steps or rows, or none: latents {:?}, noise {:?}, text {:?}",
                 file.display(),
                 latents.shape,
                 noise.shape,
@@ -145,6 +146,20 @@ impl LatentFile {
             timesteps,
             text,
         })
+    }
+
+    /// Refuses a `train.batch_size` that the file does not have; 1, its default, stands for whatever there is.
+    pub(super) fn check_batch(&self, file: &Path, batch_size: usize) -> Result<(), Failure> {
+        let rows = self.rows();
+        if batch_size == 1 || batch_size == rows {
+            return Ok(());
+        }
+        let message = format!(
+            "`train.batch_size = {batch_size}`, but a step of `{}` has {rows} rows",
+            file.display()
+        );
+        Err(Failure::usage(message)
+            .with_hint("take `batch_size` out: the file says how many rows a step has"))
     }
 
     /// Rows of a step.

@@ -13,7 +13,7 @@ use crate::diffusion::Pipeline;
 pub(super) const UNET: &str = "unet";
 pub(super) const VAE: &str = "vae";
 pub(super) const CONTROL: &str = "control";
-const TEXT: [&str; 2] = ["text_encoder", "text_encoder_2"];
+pub(super) const TEXT: [&str; 2] = ["text_encoder", "text_encoder_2"];
 
 /// What a recipe's model consists of.
 #[derive(Debug)]

@@ -1,9 +1,10 @@
 //! From a recipe to networks that are ready to train.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::FloatDType;
+use temper_adapters::formats::as_in;
 use temper_adapters::peft::{AdapterConfig, AdapterFile, TargetRule, resolve};
 use temper_adapters::{Adaptable, Adapter, Parameters, RandomSource, attach, attach_trained};
 use temper_datasets::{ClipTokenizer, random};
@@ -20,7 +21,7 @@ use crate::loading::dtype_of;
 use crate::recipe::{
     self, DiffusionRecipe, EpsScaling, ImagesKind, Init, Method, PredictionType, Trained,
 };
-use crate::run::note;
+use crate::run::{ADAPTERS, note};
 use crate::train::{AdapterText, check_ranks, peft_config, same_method};
 use crate::{Failure, hub};
 
@@ -77,12 +78,8 @@ impl Opened {
             return Ok(());
         }
         if let Some(unet) = networks.unet_mut() {
-            let base = recipe.model.path.as_deref().unwrap_or_default();
-            let from = recipe
-                .adapter
-                .as_ref()
-                .and_then(|adapter| adapter.init_from.as_deref());
-            self.adapter = train(recipe, unet, base, ("", recipe.adapter.as_ref()), from)?;
+            let from = start(recipe, ADAPTERS[0])?;
+            self.adapter = train(recipe, unet, ("", recipe.adapter.as_ref()), from.as_deref())?;
         }
         if let Some(control) = &mut self.networks.control {
             control.visit_mut(&mut |param| param.set_trainable(true));
@@ -93,10 +90,12 @@ impl Opened {
             let xl = self.networks.pipeline().is_some_and(Pipeline::is_xl);
             let count = self.networks.texts().count();
             for (number, (name, encoder)) in self.networks.texts_mut().enumerate() {
-                let config = train(recipe, encoder, name, (name, adapter.as_ref()), None)?;
-                self.text_adapters.extend(config);
                 let layers = encoder.config().encoder.num_hidden_layers;
                 let unused = UnusedText::new(layers, skipped, xl, number + 1 == count);
+                unused.check(name, adapter.as_ref())?;
+                let from = start(recipe, ADAPTERS[1 + number])?;
+                let config = train(recipe, encoder, (name, adapter.as_ref()), from.as_deref())?;
+                self.text_adapters.extend(config);
                 unused.freeze(encoder);
             }
         }
@@ -104,18 +103,37 @@ impl Opened {
     }
 }
 
+/// Where the adapter of a network starts, if not anew: in the one that the recipe names, that of a text encoder beside it in its run.
+fn start(recipe: &DiffusionRecipe, folder: &str) -> Result<Option<PathBuf>, Failure> {
+    let adapter = recipe.adapter.as_ref();
+    let Some(spec) = adapter.and_then(|adapter| adapter.init_from.as_deref()) else {
+        return Ok(None);
+    };
+    let of_unet = hub::resolve_model(spec)?;
+    if folder == ADAPTERS[0] {
+        return Ok(Some(of_unet));
+    }
+    let beside = of_unet.with_file_name(folder);
+    if of_unet.with_file_name("recipe.toml").is_file() && beside.is_dir() {
+        return Ok(Some(beside));
+    }
+    note(&format!(
+        "warning: `adapter.init_from`: no `{folder}` stands beside `{spec}`: the adapter of that text encoder starts anew"
+    ));
+    Ok(None)
+}
+
 /// Makes one network trainable by the recipe's method.
 fn train(
     recipe: &DiffusionRecipe,
     network: &mut dyn Adaptable,
-    base: &str,
     (name, adapter): (&str, Option<&recipe::Adapter>),
-    init_from: Option<&str>,
+    init_from: Option<&Path>,
 ) -> Result<Option<AdapterConfig>, Failure> {
     let modules = network.modules();
     let text = adapter.map(|adapter| AdapterText {
         adapter,
-        base,
+        base: recipe.model.path.as_deref().unwrap_or_default(),
         task_type: None,
         bounds_by_layer: true,
     });
@@ -127,10 +145,10 @@ fn train(
     let source = random_source(recipe.seed, name);
     let warnings = match init_from {
         None => attach(network, &config, &source).map_err(Failure::usage)?,
-        Some(spec) => {
-            let directory = hub::resolve_model(spec)?;
-            let (file, _) = AdapterFile::load(&directory)?;
-            same_method(&config, file.config(), spec)?;
+        Some(directory) => {
+            let (file, _) = AdapterFile::load(directory)?;
+            let file = as_in(&file, &modules)?;
+            same_method(&config, file.config(), &directory.display().to_string())?;
             let file = AdapterFile::new(config.clone(), file.tensors().to_vec())
                 .map_err(Failure::usage)?;
             attach_trained(network, &file, &source).map_err(Failure::usage)?

@@ -1,6 +1,6 @@
 //! What happens to images and captions that their owner may not expect.
 
-use temper_datasets::images::{Hints, ImageEntry, ImageLoader};
+use temper_datasets::images::{Captions, Hints, ImageEntry, ImageLoader, caption_beside};
 
 use crate::Failure;
 use crate::diffusion::Pipeline;
@@ -11,7 +11,12 @@ const NAMED: usize = 3;
 
 /// What shows without a model.
 pub(super) fn remarks(loader: &ImageLoader) -> Vec<String> {
-    let all = [enlarged(loader), small(loader), blank(loader)];
+    let all = [
+        enlarged(loader),
+        small(loader),
+        blank(loader),
+        unread(loader),
+    ];
     all.into_iter().flatten().collect()
 }
 
@@ -38,6 +43,22 @@ fn blank(loader: &ImageLoader) -> Option<String> {
         "{} of {looked} photographs that were looked at have no edges at these thresholds, so that there is nothing to follow; lower `diffusion.canny_high` and `canny_low`: {}",
         blank.len(),
         named(&blank, |entry| file(entry))
+    ))
+}
+
+/// Caption files that one prompt for all passes over.
+fn unread(loader: &ImageLoader) -> Option<String> {
+    let set = loader.instance();
+    if !matches!(&set.config().captions, Captions::Prompt(prompt) if !prompt.is_empty()) {
+        return None;
+    }
+    // What cannot be read is not missed.
+    let has = |entry: &&ImageEntry| matches!(caption_beside(&entry.path), Ok(Some(_)));
+    let beside: Vec<&ImageEntry> = set.entries().iter().filter(has).collect();
+    (!beside.is_empty()).then(|| format!(
+        "{} images have caption files, which are not read, as `images.instance_prompt` is the caption of all; `images.captions = \"files\"` reads them: {}",
+        beside.len(),
+        named(&beside, |entry| file(entry))
     ))
 }
 

@@ -3,12 +3,12 @@
 //! | trained | in the run directory |
 //! |---|---|
 //! | adapter of the U-Net | `adapter/`, a PEFT directory; for LoRA with diffusers' `pytorch_lora_weights.safetensors` in it, where that can hold all |
-//! | adapters of text encoders | `adapter_text_encoder/`, `adapter_text_encoder_2/`, PEFT directories |
+//! | adapters of text encoders | `adapter_text_encoder/`, `adapter_text_encoder_2/`, PEFT directories, names as in transformers 5 |
 //! | encoder of a control image | `control/` |
 //! | all weights | `model/`, a diffusers directory; for latents from a file `model/unet/` |
 
-use temper_adapters::formats::{Component, FormatError, write_diffusers_lora};
-use temper_adapters::peft::{AdapterConfig, AdapterFile};
+use temper_adapters::formats::{Component, FormatError, as_in_transformers, write_diffusers_lora};
+use temper_adapters::peft::AdapterConfig;
 use temper_adapters::weights::Dtype;
 use temper_adapters::{Adaptable, adapter_file};
 
@@ -56,26 +56,26 @@ fn save_adapters(
     texts: &[AdapterConfig],
     run: &RunDir,
 ) -> Result<(), Failure> {
-    let mut files: Vec<(Component, AdapterFile)> = Vec::new();
+    let (mut files, mut stored) = (Vec::new(), Vec::new());
     if let Some(unet) = networks.unet() {
-        files.push((
-            Component::Unet,
-            adapter_file(unet as &dyn Adaptable, config)?,
-        ));
+        let file = adapter_file(unet as &dyn Adaptable, config)?;
+        stored.push(file.clone());
+        files.push((Component::Unet, file));
     }
     let components = [Component::TextEncoder, Component::TextEncoder2];
     for (((_, encoder), config), component) in networks.texts().zip(texts).zip(components) {
-        files.push((component, adapter_file(encoder as &dyn Adaptable, config)?));
+        let file = adapter_file(encoder as &dyn Adaptable, config)?;
+        stored.push(as_in_transformers(&file, &encoder.modules())?);
+        files.push((component, file));
     }
-    let directory = run.adapter();
-    for ((_, file), name) in files.iter().zip(ADAPTERS) {
+    for (file, name) in stored.iter().zip(ADAPTERS) {
         let path = run.path().join(name);
         std::fs::create_dir_all(&path)?;
         file.save(&path)?;
     }
     if matches!(config, AdapterConfig::Lora(_)) {
         let files: Vec<_> = files.iter().map(|(part, file)| (*part, file)).collect();
-        match write_diffusers_lora(&directory, &files) {
+        match write_diffusers_lora(&run.adapter(), &files) {
             // The result is whole without it: biases, for example, have no name there.
             Err(error @ FormatError::Unwritable { .. }) => note(&format!("warning: {error}")),
             written => written?,

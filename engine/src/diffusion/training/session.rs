@@ -177,6 +177,7 @@ fn images(recipe: &DiffusionRecipe, quiet: bool) -> Result<Found, Failure> {
     if recipe.images.kind == ImagesKind::Latents {
         let with_class = recipe.images.prior_loss_weight > 0.0;
         let file = LatentFile::open(&recipe.images.path, with_class)?;
+        file.check_batch(&recipe.images.path, recipe.train.batch_size)?;
         if recipe.train.eval_every > 0 && !file.holds_out() {
             let message = format!(
                 "`train.eval_every` needs `validation_latents` and `validation_encoder_hidden_states` in `{}`",
@@ -246,6 +247,8 @@ impl Session for DiffusionSession {
         }
         warn(cut(recipe, photos.loader(), pipeline)?);
         self.learner.validation = photos.validation(self.networks(), &recipe.validation)?;
+        // The images of the class may only be there now.
+        self.fingerprint += &photos.loader().fingerprint();
         self.learner.source = Some(Source::Photos(Box::new(photos)));
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use temper_adapters::peft::{AdapterConfig, Module};
 use temper_models::{ClipTextConfig, ControlConfig, UnetConfig, VaeConfig};
 
+use super::networks::TEXT;
 use super::open::{config, control_config, part};
 use super::text::{UnusedText, for_text};
 use crate::Failure;
@@ -203,6 +204,7 @@ impl Sizes {
         );
         let skipped = recipe.diffusion.clip_skip.unwrap_or(0);
         let unused = UnusedText::new(layers, skipped, self.is_xl, is_last);
+        unused.check(TEXT[number.min(1)], recipe.adapter.as_ref())?;
         // As a transformer block of the U-Net, without its second attention.
         let kept = text.max_position_embeddings * text.encoder.hidden_size * layers * 24;
         let own = recipe.adapter.as_ref().map(for_text);

@@ -3,6 +3,7 @@
 use temper_adapters::Parameters;
 use temper_models::ClipText;
 
+use crate::Failure;
 use crate::recipe::{Adapter, AdapterKind, OneOrMany};
 
 /// Layers of CLIP that adapters go to: the projections of its attention.
@@ -31,6 +32,18 @@ impl UnusedText {
             final_layer_norm: is_xl && !is_last,
             text_projection: !whole,
         }
+    }
+
+    /// Refuses adapters that no gradient would reach.
+    pub(super) fn check(&self, name: &str, adapter: Option<&Adapter>) -> Result<(), Failure> {
+        if self.layers > 0 || adapter.is_none_or(|adapter| adapter.kind == AdapterKind::Full) {
+            return Ok(());
+        }
+        let message = format!(
+            "`diffusion.train_text_encoder`: what is read of the {name} has passed none of its layers, and adapters of theirs would learn nothing"
+        );
+        Err(Failure::usage(message)
+            .with_hint("lower `diffusion.clip_skip`, or leave the text encoder as it is"))
     }
 
     pub(super) fn freeze(&self, encoder: &mut ClipText) {

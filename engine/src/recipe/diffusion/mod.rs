@@ -181,17 +181,36 @@ impl reading::Kind for DiffusionRecipe {
             let name = key.trim_start_matches("train.");
             schema["properties"]["train"]["properties"][name]["default"] = value;
         }
-        if let Some(ratio) =
-            schema["properties"]["train"]["properties"]["warmup_ratio"].as_object_mut()
-        {
-            ratio.remove("default");
+        let adapter = &mut schema["properties"]["adapter"]["properties"];
+        adapter["target_modules"]["default"] = json!(ATTENTION);
+        for (section, name) in [
+            ("train", "warmup_ratio"),
+            ("adapter", "oft_block_size"),
+            ("adapter", "lora_alpha"),
+        ] {
+            let key = &mut schema["properties"][section]["properties"][name];
+            if let Some(key) = key.as_object_mut() {
+                key.remove("default");
+            }
         }
-        schema["properties"]["adapter"]["properties"]["target_modules"]["default"] =
-            json!(ATTENTION);
-        if let Some(size) =
-            schema["properties"]["adapter"]["properties"]["oft_block_size"].as_object_mut()
-        {
-            size.remove("default");
+        for (section, name, text) in [
+            (
+                "adapter",
+                "r",
+                "OFT: number of rotation blocks (default 4, without `oft_block_size`). LoRA: the rank (default 4).",
+            ),
+            (
+                "adapter",
+                "lora_alpha",
+                "LoRA: the update is scaled by `lora_alpha / r`. Default: `r`.",
+            ),
+            (
+                "train",
+                "eval_every",
+                "Evaluate every so many steps on the pictures of `[validation]`; 0 evaluates only at the beginning and the end.",
+            ),
+        ] {
+            schema["properties"][section]["properties"][name]["description"] = json!(text);
         }
     }
 

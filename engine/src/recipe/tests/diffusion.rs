@@ -249,6 +249,72 @@ fn latents_are_read_from_a_file() {
 }
 
 #[test]
+fn what_latents_of_a_file_cannot_follow_is_refused() {
+    let base = tempfile::tempdir().unwrap();
+    fs::write(base.path().join("io.safetensors"), "").unwrap();
+    for (section, setting) in [
+        ("images", "flip = true"),
+        ("images", "buckets = true"),
+        ("images", "caption_dropout = 0.1"),
+        ("diffusion", "offset_noise = 0.1"),
+        ("diffusion", "input_perturbation = 0.1"),
+    ] {
+        let edits = [
+            ("images", "kind = \"latents\""),
+            ("images", "path = \"io.safetensors\""),
+            (section, setting),
+        ];
+        let problems = parse_in(base.path(), &text("kind = \"oft\"", &edits)).unwrap_err();
+        let key = format!("`{section}.{}`", setting.split(' ').next().unwrap());
+        let found = problems
+            .iter()
+            .any(|problem| problem.message.contains(&key));
+        assert!(found, "{setting}: {problems:?}");
+    }
+}
+
+#[test]
+fn pictures_during_training_need_a_prompt() {
+    let edits = [
+        ("images", "captions = \"metadata\""),
+        ("sample", "every = 2"),
+    ];
+    // The prompt of the subject stands in.
+    assert!(parse("kind = \"oft\"", &edits).is_ok());
+    let base = tempfile::tempdir().unwrap();
+    fs::create_dir(base.path().join("photos")).unwrap();
+    let without =
+        text("kind = \"oft\"", &edits).replace("instance_prompt = \"a photo of sks dog\"\n", "");
+    let problems = parse_in(base.path(), &without).unwrap_err();
+    assert!(
+        problems[0].message.contains("`sample.every`"),
+        "{problems:#?}"
+    );
+    let named = format!("{without}prompts = [\"a dog\"]\n");
+    assert!(parse_in(base.path(), &named).is_ok());
+}
+
+#[cfg(unix)]
+#[test]
+fn images_of_the_class_among_those_of_the_subject_are_found_behind_links() {
+    let base = tempfile::tempdir().unwrap();
+    fs::create_dir(base.path().join("photos")).unwrap();
+    std::os::unix::fs::symlink("photos", base.path().join("class")).unwrap();
+    for directory in ["class", "photos/../photos"] {
+        let line = format!("class_dir = {directory:?}");
+        let edits = [
+            ("images", line.as_str()),
+            ("images", "class_prompt = \"a photo of dog\""),
+        ];
+        let problems = parse_in(base.path(), &text("kind = \"oft\"", &edits)).unwrap_err();
+        assert!(
+            problems[0].message.contains("the same directory"),
+            "{problems:#?}"
+        );
+    }
+}
+
+#[test]
 fn kinds_of_recipes_are_told_apart() {
     let recipe = text("kind = \"oft\"", &[]);
     let error = Recipe::parse(&recipe, "r.toml", &[])

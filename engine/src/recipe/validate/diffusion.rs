@@ -1,7 +1,7 @@
 //! Recipes on images: what excludes what, and files that must be there.
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use temper_datasets::images::Buckets;
 
@@ -143,7 +143,7 @@ impl Checker<'_> {
             self.problem(
                 &["images.resolution"],
                 format!(
-                    "`images.resolution = {}` is not a multiple of 8, by which the autoencoder shrinks images",
+                    "`images.resolution = {}` is not a multiple of 8, by which the autoencoders of Stable Diffusion shrink images",
                     images.resolution
                 ),
                 format!("write {near}"),
@@ -252,7 +252,7 @@ impl Checker<'_> {
             );
         }
         if let Some(directory) = &images.class_dir
-            && self.path(directory) == self.path(&images.path)
+            && real(&self.path(directory)) == real(&self.path(&images.path))
         {
             self.problem(
                 &["images.class_dir", "images.path"],
@@ -266,10 +266,7 @@ impl Checker<'_> {
     fn among_the_images(&mut self, recipe: &DiffusionRecipe) {
         let images = &recipe.images;
         let photos = images.kind == ImagesKind::Photos && images.recursive;
-        let whole = |path: &Path| {
-            let path = self.path(path);
-            std::path::absolute(&path).unwrap_or(path)
-        };
+        let whole = |path: &Path| real(&self.path(path));
         let root = whole(&images.path);
         let below = |path: &Path| photos && whole(path) != root && whole(path).starts_with(&root);
         let found = [
@@ -309,22 +306,7 @@ impl Checker<'_> {
                 "add `train_text_encoder = true`, or take it out",
             );
         }
-        if recipe.images.kind == ImagesKind::Latents {
-            for (key, used) in [
-                ("diffusion.train_text_encoder", diffusion.train_text_encoder),
-                ("diffusion.control", diffusion.control.is_some()),
-                ("images.masks", recipe.images.masks != MasksFrom::None),
-                ("images.class_dir", recipe.images.class_dir.is_some()),
-            ] {
-                if used {
-                    self.problem(
-                        &[key, "images.kind"],
-                        format!("`{key}` does not go with `images.kind = \"latents\"`: there are no images or texts"),
-                        "take it out",
-                    );
-                }
-            }
-        }
+        self.latents(recipe);
         self.control(recipe);
         self.without_effect(recipe);
         if diffusion.canny_low > diffusion.canny_high {
@@ -341,19 +323,29 @@ impl Checker<'_> {
 
     /// Settings that were written for something else than this recipe does.
     fn without_effect(&mut self, recipe: &DiffusionRecipe) {
+        let (images, shown) = (&recipe.images, &recipe.sample);
+        let has_prompt = shown.prompts.is_some() || images.instance_prompt.is_some();
+        let draws = images.kind == ImagesKind::Photos && has_prompt;
+        if shown.every > 0 && !draws && recipe.diffusion.train == Trained::Unet {
+            self.problem(
+                &["sample.every", "sample.prompts"],
+                "`sample.every` draws nothing: there are no `sample.prompts`",
+                "write what to draw, as `prompts = [\"a photo of sks dog\"]`; latents of a file cannot be drawn",
+            );
+        }
         let (diffusion, usual) = (&recipe.diffusion, Diffusion::default());
         for (key, changed, needs, used) in [
             (
                 "diffusion.canny_low",
                 diffusion.canny_low != usual.canny_low,
                 "diffusion.control",
-                diffusion.control.is_some(),
+                diffusion.control == Some(Control::Canny),
             ),
             (
                 "diffusion.canny_high",
                 diffusion.canny_high != usual.canny_high,
                 "diffusion.control",
-                diffusion.control.is_some(),
+                diffusion.control == Some(Control::Canny),
             ),
             (
                 "diffusion.kl_weight",
@@ -471,5 +463,16 @@ fn why(path: &Path) -> String {
         Ok(_) => ": it is something else".to_owned(),
         Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
         Err(error) => format!(": {error}"),
+    }
+}
+
+/// Where a path leads, links followed as far as it exists.
+fn real(path: &Path) -> PathBuf {
+    if let Ok(real) = path.canonicalize() {
+        return real;
+    }
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) if !parent.as_os_str().is_empty() => real(parent).join(name),
+        _ => std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
     }
 }

@@ -6,6 +6,7 @@ mod bootstrap;
 mod data;
 mod diffusion;
 mod eval;
+mod latents;
 mod model;
 mod train;
 
