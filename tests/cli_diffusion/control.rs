@@ -9,6 +9,7 @@ use temper_datasets::images::{Photo, read, write_png};
 use temper_models::{ControlConfig, ControlEncoder, UnetConfig};
 
 use super::adapters::{convert, lora};
+use super::files::copy_all;
 use super::pipelines::copy_of_pipeline;
 use super::sample::{args, recipe};
 use super::support::{fail, succeed, temper, text};
@@ -64,6 +65,34 @@ fn a_control_picture_steers_what_is_drawn() {
     let file = folder.path().join("x.png");
     let alone = ["--prompt", "dog", "--control", text(&picture)];
     assert!(fail(2, &args(&model, &file, &alone)).contains("--control-model"));
+}
+
+#[test]
+fn a_photograph_where_edges_were_learned_and_a_choice_among_encoders_are_named() {
+    let (folder, model) = copy_of_pipeline();
+    let (adapter, map) = control_run(folder.path(), &model);
+    let run = folder.path().join("run");
+    let recipe = "[diffusion]\ncontrol = \"canny\"\ncanny_low = 50\ncanny_high = 90\n";
+    std::fs::write(run.join("recipe.toml"), recipe).unwrap();
+    let photo = folder.path().join("photo.png");
+    write_png(&photo, &Photo::filled(40, 24, [120; 3]), &[]).unwrap();
+    let other = folder.path().join("other");
+    copy_all(&run, &other);
+    let said = |name: &str, more: &[&str]| {
+        let file = folder.path().join(name).with_extension("png");
+        let options = ["--prompt", "dog", "--adapter", text(&adapter)];
+        let output = temper(&args(&model, &file, &[&options[..], more].concat()));
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let photograph = said("photograph", &["--control", text(&photo)]);
+    assert!(photograph.contains("add --canny 50,90"), "{photograph}");
+    let edges = said("followed", &["--control", text(&map)]);
+    assert!(!edges.contains("--canny"), "{edges}");
+    let second = ["--control", text(&map), "--adapter", text(&other)];
+    let two = said("two", &second);
+    assert!(two.contains("choose with --control-model"), "{two}");
+    assert!(!edges.contains("--control-model"), "{edges}");
 }
 
 #[test]

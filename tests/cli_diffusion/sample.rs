@@ -170,6 +170,17 @@ fn every_scheduler_draws_and_guidance_of_one_runs_without_negative_prompt() {
         draw(folder.path(), name, &options).0
     };
     assert_eq!(unguided("one", "cat"), unguided("two", "red"));
+    let file = folder.path().join("said.png");
+    let options = [
+        "--prompt",
+        "dog",
+        "--guidance-scale",
+        "1",
+        "--negative-prompt",
+        "cat",
+    ];
+    let said = String::from_utf8(temper(&args(&pipeline(), &file, &options)).stderr).unwrap();
+    assert!(said.contains("--negative-prompt does nothing"), "{said}");
 }
 
 #[test]

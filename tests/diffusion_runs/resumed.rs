@@ -111,5 +111,5 @@ fn another_recipe_does_not_go_on_with_a_run() {
     let run = recipe(&bench, "run", "kind = \"lora\"", "");
     run.succeed(&["--quiet"]);
     let said = run.set("images.resolution=40").fail(2, &["--resume"]);
-    assert!(said.contains("resolution = 40"), "{said}");
+    assert!(said.contains("`images.resolution = 40`, was 32"), "{said}");
 }

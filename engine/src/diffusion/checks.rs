@@ -24,10 +24,18 @@ impl Parts<'_> {
     /// # Errors
     /// [`DiffusionError::Mismatch`] naming both sizes.
     pub(crate) fn check(&self) -> Result<(), DiffusionError> {
-        self.check_latents()?;
-        self.check_widths()?;
+        self.check_widths_and_channels()?;
         self.check_tokenizers()?;
         self.check_pooled()
+    }
+
+    /// What configurations alone tell.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub(crate) fn check_widths_and_channels(&self) -> Result<(), DiffusionError> {
+        self.check_latents()?;
+        self.check_widths()
     }
 
     fn check_latents(&self) -> Result<(), DiffusionError> {

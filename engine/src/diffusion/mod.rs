@@ -29,5 +29,5 @@ pub(crate) use pipeline::{Place, copy_folder, stored_dtype};
 pub use prompts::{Conditioning, PromptIds};
 pub use sampling::{Control, Event, SampleRequest, sample};
 pub(crate) use single_file::{Configs, configs_of_file, unet_of_file};
-pub(crate) use trained_with::TrainedWith;
+pub(crate) use trained_with::{TrainedWith, edges_of};
 pub use training::{dry_run, preview, train};

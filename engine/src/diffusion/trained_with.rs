@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use temper_models::{ModelError, SchedulerConfig};
 
 use crate::Failure;
@@ -23,21 +24,7 @@ pub(crate) struct TrainedWith {
 impl TrainedWith {
     /// What the recipe says of the run that `result` is, or lies in. `None` when there is no run.
     pub(crate) fn of(result: &Path) -> Option<Self> {
-        #[derive(Deserialize)]
-        struct Recipe {
-            #[serde(default)]
-            diffusion: TrainedWith,
-        }
-        // A file for other tools lies in the adapter of its run.
-        let above = result.parent().filter(|_| result.is_file());
-        let places = [Some(result), result.parent(), above.and_then(Path::parent)];
-        let text = places
-            .into_iter()
-            .flatten()
-            .find_map(|place| std::fs::read_to_string(place.join("recipe.toml")).ok())?;
-        // The recipe of a run was written by us, with every mistake reported; one of a language model has no such section.
-        let recipe: Recipe = toml::from_str(&text).ok()?;
-        Some(recipe.diffusion)
+        section_of(result)
     }
 
     /// What all these results were trained with, where `asked` leaves it open. Places that are of no run say nothing.
@@ -113,6 +100,38 @@ impl TrainedWith {
         }
         SchedulerConfig::from_json(&json)
     }
+}
+
+/// The thresholds of the edges that the run learned to follow, of which `result` is or in which it lies.
+pub(crate) fn edges_of(result: &Path) -> Option<(f32, f32)> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Edges {
+        control: Option<String>,
+        canny_low: f32,
+        canny_high: f32,
+    }
+    let edges: Edges = section_of(result)?;
+    let is_canny = edges.control.as_deref() == Some("canny");
+    is_canny.then_some((edges.canny_low, edges.canny_high))
+}
+
+/// The section `diffusion` of a run's recipe.
+fn section_of<T: DeserializeOwned + Default>(result: &Path) -> Option<T> {
+    #[derive(Deserialize)]
+    struct Recipe<T> {
+        diffusion: Option<T>,
+    }
+    // A file for other tools lies in the adapter of its run.
+    let above = result.parent().filter(|_| result.is_file());
+    let places = [Some(result), result.parent(), above.and_then(Path::parent)];
+    let text = places
+        .into_iter()
+        .flatten()
+        .find_map(|place| std::fs::read_to_string(place.join("recipe.toml")).ok())?;
+    // The recipe of a run was written by us, with every mistake reported; one of a language model has no such section.
+    let recipe: Recipe<T> = toml::from_str(&text).ok()?;
+    Some(recipe.diffusion.unwrap_or_default())
 }
 
 impl fmt::Display for TrainedWith {

@@ -41,6 +41,7 @@ mod data;
 mod diffusion;
 mod eval;
 mod hints;
+mod leaves;
 mod model;
 mod output;
 mod overrides;
@@ -72,6 +73,7 @@ pub use diffusion::{
     ImagesKind, MasksFrom, PredictionType, SAMPLERS, Trained, Validation,
 };
 pub use eval::{EvalTask, Evaluation, Grader, PromptStyle};
+pub(crate) use leaves::leaves;
 pub use model::{Init, Model, PRESETS};
 pub use output::{Compute, Precision, Run, Sample};
 pub use problem::{Problem, RecipeErrors};

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::lock::LOCK;
 use super::results::ADAPTERS;
 use super::{CheckpointStore, RunError, RunLock, write_atomic};
+use crate::recipe::leaves;
 
 /// How a run begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,13 +134,17 @@ impl RunDir {
             .iter()
             .filter_map(|name| path.join(name).canonicalize().ok())
             .collect();
-        let recipe: toml::Value = toml::from_str(recipe).ok()?;
-        let mut texts = Vec::new();
-        collect_texts("", &recipe, &mut texts);
-        texts.into_iter().find_map(|(key, text)| {
-            let real = Path::new(&text).canonicalize().ok()?;
-            let lost = removed.iter().any(|removed| real.starts_with(removed));
-            lost.then(|| (key, text.into()))
+        leaves(recipe).into_iter().find_map(|(key, value)| {
+            let values = match value {
+                toml::Value::Array(values) => values,
+                value => vec![value],
+            };
+            let texts = values.iter().filter_map(toml::Value::as_str);
+            let lost = texts.map(Path::new).find(|path| {
+                let real = path.canonicalize().unwrap_or_default();
+                removed.iter().any(|removed| real.starts_with(removed))
+            });
+            lost.map(|path| (key, path.to_owned()))
         })
     }
 
@@ -241,28 +246,6 @@ impl RunDir {
         })?;
         bytes.push(b'\n');
         write_atomic(path, &bytes)
-    }
-}
-
-/// Every text of a recipe under its dotted key.
-fn collect_texts(key: &str, value: &toml::Value, texts: &mut Vec<(String, String)>) {
-    match value {
-        toml::Value::String(text) => texts.push((key.to_owned(), text.clone())),
-        toml::Value::Array(values) => {
-            for value in values {
-                collect_texts(key, value, texts);
-            }
-        }
-        toml::Value::Table(table) => {
-            for (name, value) in table {
-                let key = match key {
-                    "" => name.clone(),
-                    key => format!("{key}.{name}"),
-                };
-                collect_texts(&key, value, texts);
-            }
-        }
-        _ => {}
     }
 }
 

@@ -1,6 +1,6 @@
 //! Where a resumed run goes on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use burn::tensor::{FloatDType, s};
@@ -9,6 +9,7 @@ use temper_adapters::Adaptable;
 
 use super::{OptimizerState, Position, Session, TrainingRecipe, state};
 use crate::Failure;
+use crate::recipe::leaves;
 use crate::run::{Row, RunDir, TaskMetric, hex, note, read_metrics};
 
 /// The held-out loss at the step that is resumed from, if the interrupted run came to it.
@@ -127,12 +128,20 @@ fn base_fingerprint(model: &dyn Adaptable, settings: &str) -> String {
 
 /// Refuses to go on when two written recipes, made alike in what may differ, are not the same.
 pub(crate) fn differs(new: &str, old: &str, stored: &Path) -> Result<(), Failure> {
-    let changed: Vec<String> = new
-        .lines()
-        .filter(|line| !old.lines().any(|other| other == *line))
-        .map(|line| line.trim().to_owned())
-        .collect();
-    if changed.is_empty() && new == old {
+    let [new, old] = [new, old].map(|text| leaves(text).into_iter().collect::<BTreeMap<_, _>>());
+    let all: BTreeSet<&String> = new.keys().chain(old.keys()).collect();
+    let changed = all.into_iter().filter_map(|key| {
+        let said = match (new.get(key), old.get(key)) {
+            (now, then) if now == then => return None,
+            (Some(now), Some(then)) => format!("`{key} = {now}`, was {then}"),
+            (Some(now), None) => format!("`{key} = {now}`, was not there"),
+            (None, Some(then)) => format!("without `{key}`, was {then}"),
+            (None, None) => return None,
+        };
+        Some(said)
+    });
+    let changed: Vec<String> = changed.collect();
+    if changed.is_empty() {
         return Ok(());
     }
     let message = format!(

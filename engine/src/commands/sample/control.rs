@@ -1,6 +1,6 @@
 //! A picture that steers the layout of those that are drawn (arXiv 2306.07280, section 5, controllable generation).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::{Tensor, TensorData};
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use temper_datasets::images::{Photo, canny, fit, read, read_map};
 use temper_models::ControlEncoder;
 
 use crate::Failure;
-use crate::diffusion::{AdapterChoice, Pipeline, control_of};
+use crate::diffusion::{AdapterChoice, Pipeline, control_of, edges_of};
 use crate::run::note;
 
 /// Arguments of `temper sample` on control.
@@ -69,6 +69,9 @@ impl ControlArgs {
             }
             None => fit(&read_map(file)?, size.0, size.1),
         };
+        if self.canny.is_none() {
+            note_of_edges(file, &photo, adapters);
+        }
         let data = TensorData::new(photo.to_unit(), [1, 3, photo.height, photo.width]);
         Ok(Some(Loaded {
             encoder,
@@ -115,6 +118,23 @@ impl ControlArgs {
             }),
         }
     }
+}
+
+/// What the run learned to follow were edges, and this is something else.
+fn note_of_edges(file: &Path, map: &Photo, adapters: &[AdapterChoice]) {
+    let mut edges = adapters.iter().filter_map(|one| edges_of(&one.path));
+    if let (Some((low, high)), false) = (edges.next(), is_drawn_in_black_and_white(map)) {
+        note(&format!(
+            "warning: the run learned to follow edges, and `{}` is followed as it is: for the edges of a photograph add --canny {low},{high}",
+            file.display()
+        ));
+    }
+}
+
+/// Whether nearly all of a picture is black or white, as an edge map is; scaling makes some grey.
+fn is_drawn_in_black_and_white(map: &Photo) -> bool {
+    let grey = map.rgb.iter().filter(|value| (48..208).contains(*value));
+    10 * grey.count() < map.rgb.len()
 }
 
 #[cfg(test)]

@@ -173,6 +173,18 @@ impl Args {
         if !(0.0..=1.0).contains(&self.guidance_rescale) {
             return wrong("--guidance-rescale", self.guidance_rescale, "0 to 1");
         }
+        if self.guidance_scale <= 1.0 {
+            let unused = [
+                ("--negative-prompt", self.negative_prompt.is_some()),
+                ("--guidance-rescale", self.guidance_rescale > 0.0),
+            ];
+            for (option, _) in unused.iter().filter(|(_, given)| *given) {
+                note(&format!(
+                    "warning: {option} does nothing without guidance: --guidance-scale is {}",
+                    self.guidance_scale
+                ));
+            }
+        }
         if self.first.checked_add(u64::from(self.count)).is_none() {
             let most = u64::MAX - u64::from(self.count);
             return Err(Failure::usage(format!(

@@ -4,7 +4,7 @@ use temper_datasets::images::{Captions, Hints, ImageEntry, ImageLoader, caption_
 
 use crate::Failure;
 use crate::diffusion::Pipeline;
-use crate::recipe::{DiffusionRecipe, shorten};
+use crate::recipe::{DiffusionRecipe, Images, shorten};
 
 /// Most that are named of what there is more of.
 const NAMED: usize = 3;
@@ -89,6 +89,15 @@ fn small(loader: &ImageLoader) -> Option<String> {
     };
     (largest < asked).then(|| format!(
         "no step has the {asked} images of `train.batch_size`, but at most {largest}: an epoch has no more{sizes}, and images are not repeated within a batch; add images or write `batch_size = {largest}`"
+    ))
+}
+
+/// The size that stands where a recipe says none is that of most models, not of all.
+pub(super) fn of_another_size(recipe: &DiffusionRecipe, pipeline: &Pipeline) -> Option<String> {
+    let (side, usual) = (recipe.images.resolution, pipeline.usual_size());
+    let is_usual = side == usual || side != Images::default().resolution;
+    (!is_usual).then(|| format!(
+        "photographs are seen at {side} pixels, and this model was made for {usual}: `images.resolution = {usual}` is what it draws"
     ))
 }
 

@@ -13,7 +13,7 @@ use super::networks::{CONTROL, Networks};
 use super::objective::Objective;
 use super::open::Opened;
 use super::photos::{Photos, loader_config, open_instance};
-use super::remarks::{cut, remarks};
+use super::remarks::{cut, of_another_size, remarks};
 use super::result;
 use super::samples::Shows;
 use super::vae_session::VaeSession;
@@ -246,6 +246,7 @@ impl Session for DiffusionSession {
             note(&remark);
         }
         warn(cut(recipe, photos.loader(), pipeline)?);
+        warn(of_another_size(recipe, pipeline).into_iter().collect());
         self.learner.validation = photos.validation(self.networks(), &recipe.validation)?;
         // The images of the class may only be there now.
         self.fingerprint += &photos.loader().fingerprint();

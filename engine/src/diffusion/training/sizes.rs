@@ -9,7 +9,7 @@ use super::networks::TEXT;
 use super::open::{config, control_config, part};
 use super::text::{UnusedText, for_text};
 use crate::Failure;
-use crate::diffusion::{Configs, configs_of_file};
+use crate::diffusion::{Configs, Parts, configs_of_file};
 use crate::recipe::{DiffusionRecipe, ImagesKind, Init, Trained};
 use crate::train::{AdapterText, adapter_sizes, peft_config};
 
@@ -114,6 +114,15 @@ impl Sizes {
         let Configs { unet, vae, texts } = configs;
         // Latents and texts of a file need no network to make them.
         let is_alone = recipe.images.kind == ImagesKind::Latents;
+        if let (Some(vae), false, false) = (&vae, is_alone, texts.is_empty()) {
+            let parts = Parts {
+                unet: &unet,
+                vae,
+                texts: texts.iter().collect(),
+                tokenizers: Vec::new(),
+            };
+            parts.check_widths_and_channels()?;
+        }
         let factor = vae.as_ref().map_or(8, VaeConfig::downscale);
         let side = recipe.images.resolution / factor;
         let control = recipe.diffusion.control;
