@@ -78,6 +78,7 @@ fn a_photograph_where_edges_were_learned_and_a_choice_among_encoders_are_named()
     write_png(&photo, &Photo::filled(40, 24, [120; 3]), &[]).unwrap();
     let other = folder.path().join("other");
     copy_all(&run, &other);
+    let other = other.join(adapter.file_name().unwrap());
     let said = |name: &str, more: &[&str]| {
         let file = folder.path().join(name).with_extension("png");
         let options = ["--prompt", "dog", "--adapter", text(&adapter)];
