@@ -207,14 +207,17 @@ fn is_named(module: &str, entry: &str) -> bool {
 
 /// Names of the base model's parameters that are trained beside those of the adapter: biases, and modules stored whole. `targets` are
 /// what `config` resolves to among `modules`. The `bias` of a stored module is named whether there is one or not.
+///
+/// # Errors
+/// [`PeftError::UnmatchedSaved`] for an entry of `modules_to_save` that names no module.
 pub fn trained_beside(
     config: &AdapterConfig,
     modules: &[Module],
     targets: &[Target],
-) -> BTreeSet<String> {
-    trained_names(config, modules, &by_name(targets))
-        .into_keys()
-        .collect()
+) -> Result<BTreeSet<String>, PeftError> {
+    check_saved(config, modules)?;
+    let names = trained_names(config, modules, &by_name(targets));
+    Ok(names.into_keys().collect())
 }
 
 fn by_name(targets: &[Target]) -> BTreeMap<&str, &Target> {

@@ -214,6 +214,31 @@ fn adapters_that_no_gradient_would_reach_are_refused_before_they_are_planned_or_
     }
 }
 
+#[test]
+fn text_encoders_beside_random_weights_are_planned() {
+    let bench = Bench::new();
+    let config = golden("pipeline").join("unet/config.json");
+    let run = run(&bench, "run", "pipeline", "kind = \"full\"")
+        .set("model.init=random")
+        .set(&format!("model.config={config:?}"));
+    assert_planned(&run);
+}
+
+#[test]
+fn a_plan_refuses_what_training_would() {
+    let bench = Bench::new();
+    let adapter = "kind = \"lora\"\nmodules_to_save = [\"nowhere\"]";
+    let saved = run(&bench, "saved", "pipeline", adapter);
+    let skipped = run(&bench, "skipped", "pipeline", "kind = \"full\"");
+    let skipped = skipped.set("diffusion.clip_skip=3");
+    for (run, part) in [(saved, "nowhere"), (skipped, "clip_skip")] {
+        for how in [&["--dry-run"][..], &[]] {
+            let said = run.fail(2, how);
+            assert!(said.contains(part), "{said}");
+        }
+    }
+}
+
 /// For each model `NAME.safetensors`: `sample` and `noise` `[S, C, h, w]`, `timesteps` `[S]`, `time_ids` `[S, 6]`.
 #[test]
 #[ignore = "writes the input of scripts/golden_text_training.py to TEMPER_DRAWS"]

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use temper_models::{ModelError, SchedulerConfig};
 
 use crate::Failure;
+use crate::run::ADAPTERS;
 
 /// What drawing with the result of a run must repeat: its adapter and its configuration do not say it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -122,9 +123,15 @@ fn section_of<T: DeserializeOwned + Default>(result: &Path) -> Option<T> {
     struct Recipe<T> {
         diffusion: Option<T>,
     }
-    // A file for other tools lies in the adapter of its run.
-    let above = result.parent().filter(|_| result.is_file());
-    let places = [Some(result), result.parent(), above.and_then(Path::parent)];
+    // A file for other tools lies in the adapter of its run; anywhere else it is of no run.
+    let places = if result.is_file() {
+        let adapter = result
+            .parent()
+            .filter(|folder| folder.ends_with(ADAPTERS[0]));
+        [adapter.and_then(Path::parent), None]
+    } else {
+        [Some(result), result.parent()]
+    };
     let text = places
         .into_iter()
         .flatten()

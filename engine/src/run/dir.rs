@@ -134,7 +134,11 @@ impl RunDir {
             .iter()
             .filter_map(|name| path.join(name).canonicalize().ok())
             .collect();
-        leaves(recipe).into_iter().find_map(|(key, value)| {
+        let whole = path.canonicalize().unwrap_or_default();
+        let inputs = leaves(recipe)
+            .into_iter()
+            .filter(|(key, _)| key != "run.dir");
+        inputs.into_iter().find_map(|(key, value)| {
             let values = match value {
                 toml::Value::Array(values) => values,
                 value => vec![value],
@@ -142,7 +146,8 @@ impl RunDir {
             let texts = values.iter().filter_map(toml::Value::as_str);
             let lost = texts.map(Path::new).find(|path| {
                 let real = path.canonicalize().unwrap_or_default();
-                removed.iter().any(|removed| real.starts_with(removed))
+                real == whole && real.is_dir()
+                    || removed.iter().any(|removed| real.starts_with(removed))
             });
             lost.map(|path| (key, path.to_owned()))
         })
@@ -330,7 +335,11 @@ mod tests {
         let roundabout = path.join("control/../samples");
         assert_eq!(with("path", &roundabout).unwrap().1, roundabout);
         assert_eq!(with("path", &path.join("my notes.txt")), None);
-        assert_eq!(with("dir", &path), None);
+        // All that the run left, as data.
+        assert_eq!(with("path", &path).unwrap().1, path);
+        assert_eq!(with("path", parent.path()), None);
+        let own = format!("[run]\ndir = {:?}\n", path.display().to_string());
+        assert_eq!(RunDir::needed_of_the_old(&path, &own), None);
     }
 
     #[test]

@@ -213,7 +213,7 @@ pub(crate) fn adapter_sizes(
             _ => 0,
         };
     }
-    let beside = trained_beside(config, modules, &resolution.targets);
+    let beside = trained_beside(config, modules, &resolution.targets).map_err(Failure::usage)?;
     let beside = tensors.iter().filter(|(name, _)| beside.contains(name));
     let beside: usize = beside
         .map(|(_, shape)| shape.iter().product::<usize>())

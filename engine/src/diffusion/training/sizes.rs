@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use temper_adapters::peft::{AdapterConfig, Module};
-use temper_models::{ClipTextConfig, ControlConfig, UnetConfig, VaeConfig};
+use temper_models::{ClipTextConfig, ControlConfig, ModelError, UnetConfig, VaeConfig};
 
 use super::networks::TEXT;
 use super::open::{config, control_config, part};
@@ -96,7 +96,12 @@ impl Sizes {
             match (published, recipe.model.init) {
                 (Some((_, preset)), _) => published_configs(preset)?,
                 (None, Init::Random) => {
-                    local(recipe, UnetConfig::from_json(&config(recipe)?)?, None)?
+                    let unet = UnetConfig::from_json(&config(recipe)?)?;
+                    let around = recipe.model.path.as_deref().map(Path::new);
+                    let mut configs = local(recipe, unet, around)?;
+                    // A network with random weights learns with one text encoder.
+                    configs.texts.truncate(1);
+                    configs
                 }
                 (None, Init::Pretrained) => {
                     let folder = part(recipe, "unet")?;
@@ -123,6 +128,7 @@ impl Sizes {
             };
             parts.check_widths_and_channels()?;
         }
+        check_clip_skip(recipe, unet.addition().is_some(), &texts)?;
         let factor = vae.as_ref().map_or(8, VaeConfig::downscale);
         let side = recipe.images.resolution / factor;
         let control = recipe.diffusion.control;
@@ -243,6 +249,23 @@ impl Sizes {
             rotations: all.rotations,
             activations: [kept, kept],
         })
+    }
+}
+
+/// More layers cannot be left out than there are; SDXL reads the state before the last anyway.
+fn check_clip_skip(
+    recipe: &DiffusionRecipe,
+    is_xl: bool,
+    texts: &[ClipTextConfig],
+) -> Result<(), Failure> {
+    let skip = recipe.diffusion.clip_skip.unwrap_or(0);
+    let layers = texts.iter().map(|text| text.encoder.num_hidden_layers);
+    match layers
+        .min()
+        .map(|layers| layers.saturating_sub(usize::from(is_xl)))
+    {
+        Some(layers) if layers < skip => Err(Failure::usage(ModelError::ClipSkip { skip, layers })),
+        _ => Ok(()),
     }
 }
 
