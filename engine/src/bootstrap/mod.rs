@@ -41,9 +41,9 @@ use serde::Serialize;
 
 use crate::Failure;
 use crate::recipe::{BootstrapRecipe, TextModelKind};
-use crate::run::{Environment, RunDir, RunMode, Verbosity, note, write_atomic};
+use crate::run::{Environment, RunDir, Verbosity, note, write_atomic};
 use crate::text_model::{Closed, Gate, TextModel};
-use crate::train::keep_inputs;
+use crate::train::run_mode;
 
 pub use dry_run::dry_run;
 pub use error::BootstrapError;
@@ -99,14 +99,7 @@ pub fn bootstrap(recipe: &BootstrapRecipe, switches: BootstrapSwitches) -> Resul
     let begin = Instant::now();
     let seeds = Seeds::read(recipe)?;
     seeds.note_skipped();
-    let mode = match (switches.resume, recipe.run.overwrite) {
-        (true, _) => RunMode::Resume,
-        (false, true) => RunMode::Overwrite,
-        (false, false) => RunMode::Fresh,
-    };
-    if mode == RunMode::Overwrite {
-        keep_inputs(&recipe.run.dir, &recipe.to_toml())?;
-    }
+    let mode = run_mode(&recipe.run, &recipe.to_toml(), switches.resume)?;
     let directory = RunDir::claim(&recipe.run.dir, mode)?;
     if switches.resume {
         same_recipe(recipe, &directory.recipe())?;

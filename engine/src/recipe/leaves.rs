@@ -2,7 +2,7 @@
 
 use toml::Value;
 
-/// Every value of a recipe that is no table, under its dotted key. Nothing of a text that is no recipe.
+/// Every value of a recipe that is no table or an empty one, under its dotted key. Nothing of a text that is no recipe.
 pub(crate) fn leaves(recipe: &str) -> Vec<(String, Value)> {
     let mut found = Vec::new();
     if let Ok(table) = recipe.parse() {
@@ -12,12 +12,13 @@ pub(crate) fn leaves(recipe: &str) -> Vec<(String, Value)> {
 }
 
 fn collect(key: &str, value: Value, found: &mut Vec<(String, Value)>) {
-    let Value::Table(table) = value else {
-        found.push((key.to_owned(), value));
-        return;
-    };
-    for (name, value) in table {
-        collect(&super::overrides::join(key, &name), value, found);
+    match value {
+        Value::Table(table) if !table.is_empty() => {
+            for (name, value) in table {
+                collect(&super::overrides::join(key, &name), value, found);
+            }
+        }
+        value => found.push((key.to_owned(), value)),
     }
 }
 
@@ -27,12 +28,15 @@ mod tests {
 
     #[test]
     fn values_stand_under_their_dotted_keys() {
-        let found = leaves("seed = 3\n[model]\npath = \"m\"\n[a.b]\nlist = [1, 2]\n");
+        let found = leaves("seed = 3\n[model]\npath = \"m\"\n[a.b]\nlist = [1, 2]\n[c]\n");
         let keys: Vec<_> = found
             .iter()
             .map(|(key, value)| format!("{key}={value}"))
             .collect();
-        assert_eq!(keys, ["a.b.list=[1, 2]", "model.path=\"m\"", "seed=3"]);
+        assert_eq!(
+            keys,
+            ["a.b.list=[1, 2]", "c={}", "model.path=\"m\"", "seed=3"]
+        );
         assert!(leaves("no recipe").is_empty());
     }
 }

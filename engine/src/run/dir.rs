@@ -8,7 +8,6 @@ use serde::Serialize;
 use super::lock::LOCK;
 use super::results::ADAPTERS;
 use super::{CheckpointStore, RunError, RunLock, write_atomic};
-use crate::recipe::leaves;
 
 /// How a run begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,30 +126,15 @@ impl RunDir {
         })
     }
 
-    /// The first path in a recipe's text that overwriting the run in `path` would remove: photographs, a model or an adapter that the
-    /// new run begins with. Gives the key and the path.
-    pub(crate) fn needed_of_the_old(path: &Path, recipe: &str) -> Option<(String, PathBuf)> {
-        let removed: Vec<PathBuf> = OWN
-            .iter()
-            .filter_map(|name| path.join(name).canonicalize().ok())
-            .collect();
-        let whole = path.canonicalize().unwrap_or_default();
-        let inputs = leaves(recipe)
-            .into_iter()
-            .filter(|(key, _)| key != "run.dir");
-        inputs.into_iter().find_map(|(key, value)| {
-            let values = match value {
-                toml::Value::Array(values) => values,
-                value => vec![value],
-            };
-            let texts = values.iter().filter_map(toml::Value::as_str);
-            let lost = texts.map(Path::new).find(|path| {
-                let real = path.canonicalize().unwrap_or_default();
-                real == whole && real.is_dir()
-                    || removed.iter().any(|removed| real.starts_with(removed))
-            });
-            lost.map(|path| (key, path.to_owned()))
-        })
+    /// Whether overwriting the run in `path` would remove `input`, or part of it: `input` is the run, or lies in what it wrote.
+    pub(crate) fn would_remove(path: &Path, input: &Path) -> bool {
+        let Ok(input) = input.canonicalize() else {
+            return false;
+        };
+        let real = |path: &Path| path.canonicalize().ok();
+        let in_own =
+            |name: &str| real(&path.join(name)).is_some_and(|removed| input.starts_with(removed));
+        real(path).is_some_and(|run| run == input) || OWN.into_iter().any(in_own)
     }
 
     /// The directory itself.
@@ -317,29 +301,19 @@ mod tests {
     }
 
     #[test]
-    fn what_a_recipe_needs_of_the_run_that_it_overwrites_is_found() {
+    fn what_overwriting_would_remove_is_known_behind_every_path() {
         let parent = tempfile::tempdir().unwrap();
         let path = used_run(parent.path());
-        let with = |key: &str, value: &Path| {
-            let mut section = toml::Table::new();
-            section.insert(key.to_owned(), value.display().to_string().into());
-            let mut recipe = toml::Table::new();
-            recipe.insert("images".to_owned(), section.into());
-            RunDir::needed_of_the_old(&path, &recipe.to_string())
-        };
-        let samples = path.join("samples");
-        assert_eq!(
-            with("path", &samples),
-            Some(("images.path".to_owned(), samples.clone()))
-        );
-        let roundabout = path.join("control/../samples");
-        assert_eq!(with("path", &roundabout).unwrap().1, roundabout);
-        assert_eq!(with("path", &path.join("my notes.txt")), None);
+        let removes = |input: &Path| RunDir::would_remove(&path, input);
+        assert!(removes(&path.join("samples")) && removes(&path.join("control/../samples")));
         // All that the run left, as data.
-        assert_eq!(with("path", &path).unwrap().1, path);
-        assert_eq!(with("path", parent.path()), None);
-        let own = format!("[run]\ndir = {:?}\n", path.display().to_string());
-        assert_eq!(RunDir::needed_of_the_old(&path, &own), None);
+        assert!(removes(&path));
+        assert!(!removes(&path.join("my notes.txt")) && !removes(parent.path()));
+        assert!(!removes(&path.join("nowhere")) && !removes(Path::new("")));
+        assert!(!RunDir::would_remove(
+            &parent.path().join("new"),
+            parent.path()
+        ));
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub use trainer::{Ending, TrainerOptions};
 use std::path::Path;
 
 use crate::Failure;
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, Run, leaves};
 use crate::run::{
     Environment, EventWriter, MetricsWriter, Progress, RunDir, RunMode, Signals, Summary,
     TaskMetric, Verbosity, read_metrics, write_curve,
@@ -79,7 +79,8 @@ pub(crate) fn train_any(
         return Err(Failure::run(message)
             .with_hint("its file is damaged, or was saved from a run that failed: get it anew"));
     }
-    let directory = claim(recipe, switches.resume)?;
+    let mode = run_mode(recipe.run(), &recipe.text(), switches.resume)?;
+    let directory = RunDir::create(&recipe.run().dir, mode)?;
     let (optimizer, position) = restore(recipe, &directory, session.as_mut(), switches.resume)?;
     let resumed_from = (position.step > 0).then_some(position.step);
     begin(recipe, &directory, session.device(), resumed_from)?;
@@ -155,31 +156,33 @@ fn conclude(
     Ok((eval_loss, trainer.exams.get(&step).cloned()))
 }
 
-/// The run directory, with what an old run left removed if the recipe says so.
-fn claim(recipe: &dyn TrainingRecipe, resume: bool) -> Result<RunDir, Failure> {
-    let mode = match (resume, recipe.run().overwrite) {
-        (true, _) => RunMode::Resume,
-        (false, true) => RunMode::Overwrite,
-        (false, false) => RunMode::Fresh,
-    };
-    if mode == RunMode::Overwrite {
-        keep_inputs(&recipe.run().dir, &recipe.text())?;
+/// How a run begins that is resumed, or of this recipe.
+///
+/// # Errors
+/// When the old run that would be overwritten holds what the recipe reads.
+pub(crate) fn run_mode(run: &Run, recipe: &str, resume: bool) -> Result<RunMode, Failure> {
+    match (resume, run.overwrite) {
+        (true, _) => return Ok(RunMode::Resume),
+        (false, false) => return Ok(RunMode::Fresh),
+        (false, true) => {}
     }
-    Ok(RunDir::create(&recipe.run().dir, mode)?)
-}
-
-/// Refuses to overwrite a run that holds what the recipe reads.
-pub(crate) fn keep_inputs(run: &Path, recipe: &str) -> Result<(), Failure> {
-    let Some((key, path)) = RunDir::needed_of_the_old(run, recipe) else {
-        return Ok(());
-    };
-    let message = format!(
-        "`{key}` is `{}`, which `run.overwrite` would remove with the old run in `{}`",
-        path.display(),
-        run.display()
-    );
-    Err(Failure::usage(message)
-        .with_hint("name another `run.dir`, or move what is needed out of it"))
+    for (key, value) in leaves(recipe) {
+        let values = match value {
+            toml::Value::Array(values) => values,
+            value => vec![value],
+        };
+        let mut texts = values.iter().filter_map(toml::Value::as_str);
+        let lost = texts.find(|text| RunDir::would_remove(&run.dir, Path::new(text)));
+        if let Some(lost) = lost.filter(|_| key != "run.dir") {
+            let message = format!(
+                "`{key}` is `{lost}`, which `run.overwrite` would remove with the old run in `{}`",
+                run.dir.display()
+            );
+            return Err(Failure::usage(message)
+                .with_hint("name another `run.dir`, or move what is needed out of it"));
+        }
+    }
+    Ok(RunMode::Overwrite)
 }
 
 /// What ends a run that a signal stopped.
