@@ -300,6 +300,22 @@ fn biases_and_modules_trained_beside_lora_are_results_without_a_file_for_diffuse
     assert!(!run.dir.join(file).exists());
     let after = pictures(&run.dir.join("samples/step-000004.png"));
     assert!(difference(&draw(&bench, "drawn", &base, &[&run.dir]), &after) <= 1);
+    let mut twice = Command::new(env!("CARGO_BIN_EXE_temper"));
+    twice.args([
+        "sample", "--prompt", "x", "--steps", "1", "--width", "32", "--height", "32",
+    ]);
+    twice
+        .arg("--model")
+        .arg(&base)
+        .arg("--output")
+        .arg(bench.path("twice.png"));
+    twice
+        .arg("--adapter")
+        .arg(&run.dir)
+        .arg("--adapter")
+        .arg(&run.dir);
+    let said = String::from_utf8(twice.output().unwrap().stderr).unwrap();
+    assert!(said.contains("take the place of those"), "{said}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Adapters on the networks of a pipeline: read in any layout, several at once, of any strength, folded into the weights.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -108,14 +108,12 @@ fn read_place(
 
 /// The text encoder whose adapter a run keeps under this name: two encoders may have the same layers.
 fn of_folder(path: &Path) -> Option<formats::Component> {
-    let name = path.file_name()?.to_str()?;
     let [_, first, second] = ADAPTERS;
-    let texts = [
-        (first, formats::Component::TextEncoder),
-        (second, formats::Component::TextEncoder2),
-    ];
-    let mut texts = texts.into_iter();
-    texts.find_map(|(folder, part)| (folder == name).then_some(part))
+    match path.file_name()? {
+        name if name == first => Some(formats::Component::TextEncoder),
+        name if name == second => Some(formats::Component::TextEncoder2),
+        _ => None,
+    }
 }
 
 /// The adapter of one network that stands alone.
@@ -184,31 +182,34 @@ pub fn apply_adapters(
     pipeline: &mut Pipeline,
     choices: &[AdapterChoice],
 ) -> Result<Vec<String>, DiffusionError> {
-    let (mut remarks, mut stored) = (Vec::new(), BTreeMap::new());
+    let (mut remarks, mut stored) = (Vec::new(), BTreeSet::new());
     // What acts first on the input stands farthest from the weight, and is folded last.
     for choice in choices.iter().rev() {
         for (component, file) in pipeline.read_adapter(&choice.path)? {
-            for tensor in file.tensors() {
-                let (Slot::Bias | Slot::Saved(_)) = &tensor.slot else {
-                    continue;
-                };
-                let network = component.name();
-                let name = format!("{network}.{}.{}", tensor.module, tensor.slot.name());
-                if let Some(other) = stored.insert(name.clone(), &choice.path)
-                    && choice.strength == 1.0
-                {
-                    remarks.push(format!(
-                        "`{name}` is stored by `{}` and by `{}`: they do not add up, only that of the first named remains",
-                        choice.path.display(),
-                        other.display()
-                    ));
-                }
+            let names = stored_whole(component, &file);
+            let twice = names.iter().filter(|name| stored.contains(*name)).count();
+            if twice > 0 && choice.strength == 1.0 {
+                remarks.push(format!(
+                    "{twice} biases or whole modules stored by `{}` take the place of those of adapters named after it: they do not add up",
+                    choice.path.display()
+                ));
             }
+            stored.extend(names);
             let merged = merge_into(pipeline.adaptable(component)?, &file, choice.strength);
             remarks.extend(merged.map_err(|error| DiffusionError::adapter(&choice.path, error))?);
         }
     }
     Ok(remarks)
+}
+
+/// Names of the parameters that an adapter replaces instead of changing.
+fn stored_whole(component: Component, file: &AdapterFile) -> Vec<String> {
+    let whole = |slot: &Slot| matches!(slot, Slot::Bias | Slot::Saved(_));
+    let tensors = file.tensors().iter().filter(|tensor| whole(&tensor.slot));
+    let name = component.name();
+    tensors
+        .map(|tensor| format!("{name}.{}.{}", tensor.module, tensor.slot.name()))
+        .collect()
 }
 
 impl Pipeline {
