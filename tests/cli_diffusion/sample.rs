@@ -158,27 +158,11 @@ fn every_scheduler_draws_and_guidance_of_one_runs_without_negative_prompt() {
             &["--prompt", "dog", "--scheduler", name],
         );
     }
-    let unguided = |name: &str, negative: &str| {
-        let options = [
-            "--prompt",
-            "dog",
-            "--guidance-scale",
-            "1",
-            "--negative-prompt",
-            negative,
-        ];
-        draw(folder.path(), name, &options).0
-    };
-    assert_eq!(unguided("one", "cat"), unguided("two", "red"));
-    let file = folder.path().join("said.png");
-    let options = [
-        "--prompt",
-        "dog",
-        "--guidance-scale",
-        "1",
-        "--negative-prompt",
-        "cat",
-    ];
+    let unguided = ["--prompt", "dog", "--guidance-scale", "1"];
+    let with = |negative| [&unguided[..], &["--negative-prompt", negative]].concat();
+    let (one, _) = draw(folder.path(), "one", &with("cat"));
+    assert_eq!(one, draw(folder.path(), "two", &with("red")).0);
+    let (file, options) = (folder.path().join("said.png"), with("cat"));
     let said = String::from_utf8(temper(&args(&pipeline(), &file, &options)).stderr).unwrap();
     assert!(said.contains("--negative-prompt does nothing"), "{said}");
 }

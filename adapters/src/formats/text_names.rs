@@ -3,8 +3,6 @@
 //! Published text encoders have `text_model.` before every name; in transformers 5 those without a projection do not. Files of both
 //! kinds fit models of both.
 
-use std::borrow::Cow;
-
 use crate::peft::{AdapterConfig, AdapterFile, AdapterTensor, Module, ModulePattern, PeftError};
 
 pub(super) const TEXT_MODEL: &str = "text_model.";
@@ -37,7 +35,7 @@ pub fn as_in_transformers(
     modules: &[Module],
 ) -> Result<AdapterFile, PeftError> {
     let projects = modules.iter().any(|module| module.name == PROJECTION);
-    named(file, projects).map(Cow::into_owned)
+    named(file, projects)
 }
 
 /// The adapter with the names of `modules`, where they are those of a text encoder.
@@ -49,24 +47,16 @@ pub fn as_in(file: &AdapterFile, modules: &[Module]) -> Result<AdapterFile, Peft
     if !modules.iter().any(is_text) {
         return Ok(file.clone());
     }
-    named(file, is_prefixed(modules)).map(Cow::into_owned)
+    named(file, is_prefixed(modules))
 }
 
-fn named(file: &AdapterFile, prefixed: bool) -> Result<Cow<'_, AdapterFile>, PeftError> {
-    if file
-        .tensors()
-        .iter()
-        .all(|tensor| tensor.module == renamed_module(&tensor.module, prefixed))
-    {
-        return Ok(Cow::Borrowed(file));
-    }
-    let tensors = file.tensors().iter().cloned();
-    let tensors = tensors.map(|tensor| AdapterTensor {
+fn named(file: &AdapterFile, prefixed: bool) -> Result<AdapterFile, PeftError> {
+    let tensors = file.tensors().iter().map(|tensor| AdapterTensor {
         module: renamed_module(&tensor.module, prefixed),
-        ..tensor
+        ..tensor.clone()
     });
-    let config = renamed(file.config().clone(), prefixed);
-    AdapterFile::new(config, tensors.collect()).map(Cow::Owned)
+    let tensors = tensors.collect();
+    AdapterFile::new(renamed(file.config().clone(), prefixed), tensors)
 }
 
 fn renamed_module(name: &str, prefixed: bool) -> String {

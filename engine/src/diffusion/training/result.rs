@@ -56,22 +56,18 @@ fn save_adapters(
     texts: &[AdapterConfig],
     run: &RunDir,
 ) -> Result<(), Failure> {
-    let (mut files, mut stored) = (Vec::new(), Vec::new());
+    let mut files = Vec::new();
+    let folder = |number: usize| run.path().join(ADAPTERS[number]);
     if let Some(unet) = networks.unet() {
         let file = adapter_file(unet as &dyn Adaptable, config)?;
-        stored.push(file.clone());
+        file.save(&folder(0))?;
         files.push((Component::Unet, file));
     }
     let components = [Component::TextEncoder, Component::TextEncoder2];
     for (((_, encoder), config), component) in networks.texts().zip(texts).zip(components) {
         let file = adapter_file(encoder as &dyn Adaptable, config)?;
-        stored.push(as_in_transformers(&file, &encoder.modules())?);
+        as_in_transformers(&file, &encoder.modules())?.save(&folder(files.len()))?;
         files.push((component, file));
-    }
-    for (file, name) in stored.iter().zip(ADAPTERS) {
-        let path = run.path().join(name);
-        std::fs::create_dir_all(&path)?;
-        file.save(&path)?;
     }
     if matches!(config, AdapterConfig::Lora(_)) {
         let files: Vec<_> = files.iter().map(|(part, file)| (*part, file)).collect();

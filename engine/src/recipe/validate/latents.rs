@@ -10,38 +10,40 @@ impl Checker<'_> {
             return;
         }
         let diffusion = &recipe.diffusion;
-        for (key, used) in [
-            ("diffusion.train_text_encoder", diffusion.train_text_encoder),
-            ("diffusion.control", diffusion.control.is_some()),
-            ("images.masks", recipe.images.masks != MasksFrom::None),
-            ("images.class_dir", recipe.images.class_dir.is_some()),
-            ("images.flip", recipe.images.flip),
-            ("images.buckets", recipe.images.buckets),
+        let (images, nothing) = (&recipe.images, "there are no images or texts");
+        let noise = "the noise is that of the file";
+        for (key, used, why) in [
+            (
+                "diffusion.train_text_encoder",
+                diffusion.train_text_encoder,
+                nothing,
+            ),
+            ("diffusion.control", diffusion.control.is_some(), nothing),
+            ("images.masks", images.masks != MasksFrom::None, nothing),
+            ("images.class_dir", images.class_dir.is_some(), nothing),
+            ("images.flip", images.flip, nothing),
+            ("images.buckets", images.buckets, nothing),
             (
                 "images.caption_dropout",
-                recipe.images.caption_dropout > 0.0,
+                images.caption_dropout > 0.0,
+                nothing,
             ),
-        ] {
-            if used {
-                self.problem(
-                    &[key, "images.kind"],
-                    format!("`{key}` does not go with `images.kind = \"latents\"`: there are no images or texts"),
-                    "take it out",
-                );
-            }
-        }
-        for (key, used) in [
-            ("diffusion.offset_noise", diffusion.offset_noise > 0.0),
+            (
+                "diffusion.offset_noise",
+                diffusion.offset_noise > 0.0,
+                noise,
+            ),
             (
                 "diffusion.input_perturbation",
                 diffusion.input_perturbation > 0.0,
+                noise,
             ),
         ] {
             if used {
                 self.problem(
                     &[key, "images.kind"],
-                    format!("`{key}` does not go with `images.kind = \"latents\"`: the file holds the noise"),
-                    "take it out, or put it into the noise of the file",
+                    format!("`{key}` does not go with `images.kind = \"latents\"`: {why}"),
+                    "take it out",
                 );
             }
         }
